@@ -1,0 +1,58 @@
+"""Upper triangles of square matrices, with index tables that are built once per size and device."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+@lru_cache(maxsize=32)
+def triangle_positions(d: int, device: torch.device) -> Tensor:
+    """Return (d(d+1)/2,) positions of the upper triangle in a row-major flattened (d, d) matrix, diagonal included.
+
+    Order: (0,0), (0,1), ..., (0,d-1), (1,1), ... The table is cached and shared: do not write to it.
+    """
+    # A table made inside inference mode could not be saved for a later backward pass.
+    with torch.inference_mode(False):
+        row, column = torch.triu_indices(d, d, device=device)
+        return row * d + column
+
+
+@lru_cache(maxsize=32)
+def symmetric_positions(d: int, device: torch.device) -> Tensor:
+    """Return (d*d,) positions in the triangle vector of every entry of the flattened symmetric (d, d) matrix.
+
+    The inverse of `triangle_positions`: ``vector[symmetric_positions]`` unfolds a triangle into the whole matrix.
+    """
+    with torch.inference_mode(False):
+        row, column = torch.triu_indices(d, d, device=device)
+        table = torch.empty(d, d, dtype=torch.int64, device=device)
+        rank = torch.arange(row.numel(), device=device)
+        table[row, column] = rank
+        table[column, row] = rank
+        return table.flatten()
+
+
+def upper_triangle(matrix: Tensor) -> Tensor:
+    """Take the upper triangle (diagonal included, row-major) of (B, d, d) matrices; returns (B, d(d+1)/2)."""
+    d = matrix.shape[-1]
+    return matrix.flatten(-2).index_select(-1, triangle_positions(d, matrix.device))
+
+
+def triangle_side(length: int) -> int:
+    """Return d for a triangle vector of `length` d(d+1)/2 entries.
+
+    Raises ValueError when no d fits.
+    """
+    d = int(((8 * length + 1) ** 0.5 - 1) / 2)
+    if d * (d + 1) // 2 != length:
+        raise ValueError(f"a vector of {length} entries is no upper triangle: d(d+1)/2 never gives {length}")
+    return d
+
+
+def from_upper_triangle(vector: Tensor) -> Tensor:
+    """Unfold (B, d(d+1)/2) triangle vectors into symmetric (B, d, d) matrices."""
+    d = triangle_side(vector.shape[-1])
+    return vector.index_select(-1, symmetric_positions(d, vector.device)).unflatten(-1, (d, d))
