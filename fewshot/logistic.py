@@ -1,0 +1,155 @@
+"""Multinomial logistic regression for many small episodes at once, solved to the optimum.
+
+The objective of every episode is that of scikit-learn's softmax model,
+
+    0.5 * ||W||^2 + C * sum_i cross_entropy(W x_i + b, y_i),        W (K, D), b (K,), intercept not penalised.
+
+D is far larger than the number of support rows S, and the optimum lies in their span (representer theorem):
+W = A^T X with A (S, K). Everything therefore happens on the S x S Gram matrix (`newton.py`), and the features are
+read once to build it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fewshot.newton import minimise
+from fewshot.prototypes import check_episodes, drop_padding, membership
+
+
+@dataclass(frozen=True)
+class LogisticFit:
+    """The optimum of E episodes. All tensors are float64 but for `support`, the rows that were fitted (E, S, D).
+
+    dual: A (E, S, K); intercept: (E, K), summing to zero over the classes present; present: (E, K), False for a class
+    without support, whose decision is -inf; scale: (E, S), what every support row was multiplied by.
+    gradient_norm: (E,), of the objective, divided by C * S; converged: (E,), whether it is at most the tolerance.
+    iterations: Newton steps of the slowest episode.
+    """
+
+    dual: Tensor
+    intercept: Tensor
+    present: Tensor
+    support: Tensor
+    scale: Tensor
+    norm_eps: float | None
+    gradient_norm: Tensor
+    converged: Tensor
+    iterations: int
+
+    def decision(self, query: Tensor) -> Tensor:
+        """Return the logits (E, Q, K), float64, of query rows (E, Q, D) through the query-support Gram matrix."""
+        query = query.to(self.support.dtype)
+        gram = (query @ self.support.transpose(1, 2)).double()
+        gram = gram * row_scale(query, self.norm_eps).unsqueeze(-1) * self.scale.unsqueeze(1)
+        logits = gram @ self.dual + self.intercept.unsqueeze(1)
+        return logits.masked_fill(~self.present.unsqueeze(1), float("-inf"))
+
+    def probabilities(self, query: Tensor) -> Tensor:
+        """Return the class probabilities (E, Q, K)."""
+        return self.decision(query).softmax(-1)
+
+    def coef(self) -> Tensor:
+        """Return the weights W (E, K, D), which nothing else needs, of the normalised features."""
+        return (self.dual * self.scale.unsqueeze(-1)).transpose(1, 2) @ self.support.double()
+
+
+def row_scale(rows: Tensor, norm_eps: float | None) -> Tensor:
+    """Return 1 / (||row|| + norm_eps) in float64, (E, N, D) -> (E, N); ones when norm_eps is None (no normalising).
+
+    No feature is divided by its norm: scaling the small Gram matrix does the same and saves a copy of the features.
+    """
+    if norm_eps is None:
+        return rows.new_ones(rows.shape[:-1], dtype=torch.float64)
+    return 1.0 / (torch.linalg.vector_norm(rows, dim=-1).double() + norm_eps)
+
+
+@torch.no_grad()
+def fit_logistic(
+    support: Tensor,
+    labels: Tensor,
+    n_way: int | None = None,
+    C: float = 1.0,
+    *,
+    norm_eps: float | None = None,
+    tol: float = 1e-8,
+    max_iter: int = 100,
+    double_gram: bool = False,
+) -> LogisticFit:
+    """Fit E episodes: support (E, S, D), labels (E, S) with -1 for padding rows.
+
+    C: weight of the cross-entropy against the penalty (scikit-learn's C of the softmax form, see `fit_sklearn`).
+    norm_eps: when given, rows are divided by (L2 norm + norm_eps) first, as STL DeepBDC and Good-Embed do (1e-6).
+    tol: largest gradient norm of the objective divided by C * S, per episode.
+    double_gram: build the Gram matrices in float64 even from float32 features: slower, and of use only to study the
+        solver, since float32 products of normalised rows move the probabilities by less than 1e-6.
+    Warns (RuntimeWarning) when an episode is not at `tol` after max_iter steps; `converged` says which.
+    """
+    n_way = check_episodes(support, labels, support[:, :0], n_way)
+    if not C > 0:
+        raise ValueError(f"C must be positive, got {C}: it weighs the cross-entropy against the penalty")
+    support = drop_padding(support, labels)
+    if double_gram:
+        support = support.double()
+    elif support.dtype in (torch.float16, torch.bfloat16):
+        support = support.float()
+    scale = row_scale(support, norm_eps) * (labels >= 0)
+    with torch.autocast(support.device.type, enabled=False):
+        gram = (support @ support.transpose(1, 2)).double() * scale.unsqueeze(1) * scale.unsqueeze(2)
+    target = membership(labels, n_way, torch.float64)
+    optimum = minimise((gram + gram.transpose(1, 2)) / 2, target, C, tol, max_iter)
+    converged = optimum.gradient_norm <= tol
+    if not bool(converged.all()):
+        warnings.warn(
+            f"logistic regression: {int((~converged).sum())} of {len(labels)} episodes are not at tol={tol:g} after "
+            f"{max_iter} Newton steps (largest gradient {float(optimum.gradient_norm.max()):.1e}): "
+            "raise max_iter or tol",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return LogisticFit(
+        dual=optimum.dual,
+        intercept=optimum.intercept,
+        present=target.sum(1) > 0,
+        support=support,
+        scale=scale,
+        norm_eps=norm_eps,
+        gradient_norm=optimum.gradient_norm,
+        converged=converged,
+        iterations=optimum.iterations,
+    )
+
+
+@torch.no_grad()
+def fit_sklearn(
+    support: Tensor, labels: Tensor, n_way: int, C: float = 1.0, *, tol: float = 1e-10, max_iter: int = 1000
+) -> tuple[Tensor, Tensor]:
+    """The same optimum by scikit-learn, one episode after the other: the slow second opinion, also for tests.
+
+    support: (E, S, D) rows as they are fitted (normalise them first); labels (E, S). Returns W (E, K, D) and b (E, K)
+    in float64. For two classes scikit-learn fits one row with the penalty of one row: the softmax model with C is
+    that model with 2*C, its two rows being plus and minus half of the one row.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    coef = support.new_zeros(support.shape[0], n_way, support.shape[2], dtype=torch.float64)
+    intercept = support.new_full((support.shape[0], n_way), float("-inf"), dtype=torch.float64)
+    for episode in range(support.shape[0]):
+        real = labels[episode] >= 0
+        y = labels[episode][real]
+        classes = y.unique()
+        if len(classes) == 1:  # one class: nothing to separate
+            intercept[episode, classes] = 0.0
+            continue
+        binary = len(classes) == 2
+        model = LogisticRegression(C=2 * C if binary else C, tol=tol, max_iter=max_iter)
+        model.fit(support[episode][real].double().cpu().numpy(), y.cpu().numpy())
+        w = torch.as_tensor(model.coef_, dtype=torch.float64, device=support.device)
+        b = torch.as_tensor(model.intercept_, dtype=torch.float64, device=support.device)
+        coef[episode, classes] = torch.cat([-w / 2, w / 2]) if binary else w
+        intercept[episode, classes] = torch.cat([-b / 2, b / 2]) if binary else b - b.mean()
+    return coef, intercept

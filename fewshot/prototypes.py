@@ -1,0 +1,123 @@
+"""What every episode head needs: who is who, class means, and distances to them.
+
+Shapes: E episodes, S support rows, Q query rows, K classes, D feature length. Labels are `(E, S)` integers in
+`0..K-1`; a row labelled -1 is padding (episodes of unequal size in one batch) and takes no part in anything. The
+order of the rows carries no meaning, and classes may have different numbers of rows.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+PADDING = -1
+
+
+class ClassRows(NamedTuple):
+    """The support rows sorted into classes: `rows` (E, K, R, ...), zero where `mask` (E, K, R) is False."""
+
+    rows: Tensor
+    mask: Tensor
+
+
+def check_episodes(support: Tensor, support_labels: Tensor, query: Tensor, n_way: int | None = None) -> int:
+    """Return the number of classes K of a batch of episodes, after checking that its three tensors belong together.
+
+    support: (E, S, ...); support_labels: (E, S) integers, -1 = padding; query: (E, Q, ...).
+    n_way: K, when the caller knows it; absent: the largest label + 1.
+    Raises ValueError with the two shapes, or the label and the number of classes, that disagree.
+    """
+    if support.dim() < 3 or query.dim() != support.dim():
+        raise ValueError(
+            f"support {tuple(support.shape)} and query {tuple(query.shape)} need the same number of axes, "
+            "(E, S, ...) and (E, Q, ...): add the episode axis with x[None] for one episode"
+        )
+    if support.shape[0] != query.shape[0] or support.shape[2:] != query.shape[2:]:
+        raise ValueError(
+            f"support {tuple(support.shape)} and query {tuple(query.shape)} differ in the number of episodes "
+            "or in the feature shape; both come from the same encoder and the same episodes"
+        )
+    if support_labels.shape != support.shape[:2]:
+        raise ValueError(
+            f"support_labels {tuple(support_labels.shape)} must name every row of support {tuple(support.shape[:2])}"
+        )
+    if support_labels.is_floating_point() or support_labels.is_complex():
+        raise ValueError(f"support_labels must be integers, got {support_labels.dtype}")
+    largest = int(support_labels.max()) if support_labels.numel() else PADDING
+    if n_way is None:
+        if largest < 0:
+            raise ValueError("no support row has a label >= 0, so the number of classes is unknown: pass n_way")
+        return largest + 1
+    if largest >= n_way:
+        raise ValueError(f"support label {largest} is outside 0..{n_way - 1}: raise n_way or renumber the episode")
+    return n_way
+
+
+def membership(labels: Tensor, n_way: int, dtype: torch.dtype) -> Tensor:
+    """Return (E, S, K): 1 where row s belongs to class k, all zero in a padding row."""
+    return (labels.unsqueeze(-1) == torch.arange(n_way, device=labels.device)).to(dtype)
+
+
+def drop_padding(rows: Tensor, labels: Tensor) -> Tensor:
+    """Return `rows` (E, S, ...) with its padding rows set to zero, so that not even a NaN in them can spread."""
+    padding = labels < 0
+    if not bool(padding.any()):
+        return rows
+    return rows.masked_fill(padding.reshape(padding.shape + (1,) * (rows.dim() - 2)), 0.0)
+
+
+def class_sums(rows: Tensor, labels: Tensor, n_way: int) -> tuple[Tensor, Tensor]:
+    """Return the sum of the rows of every class (E, K, ...) and the number of its rows (E, K)."""
+    member = membership(labels, n_way, rows.dtype)
+    sums = member.transpose(1, 2) @ drop_padding(rows, labels).flatten(2)
+    return sums.reshape(sums.shape[:2] + rows.shape[2:]), member.sum(1)
+
+
+def class_means(rows: Tensor, labels: Tensor, n_way: int) -> tuple[Tensor, Tensor]:
+    """Return the prototypes, the mean of the rows of every class (E, K, ...), and the row counts (E, K).
+
+    A class without rows gets a zero prototype and the count 0; `mask_absent` turns its scores into -inf.
+    """
+    sums, counts = class_sums(rows, labels, n_way)
+    return sums / counts.clamp(min=1).reshape(counts.shape + (1,) * (rows.dim() - 2)), counts
+
+
+def group_by_class(rows: Tensor, labels: Tensor, n_way: int) -> ClassRows:
+    """Sort the rows (E, S, ...) into (E, K, R, ...), R the largest class, keeping their order inside a class."""
+    member = membership(labels, n_way, torch.int64)
+    counts = member.sum(1)
+    n_rows = max(int(counts.max()), 1)
+    place = ((member.cumsum(1) - 1) * member).sum(-1)  # how many rows of the same class came before this one
+    slot = torch.where(labels < 0, n_way * n_rows, labels * n_rows + place)  # padding goes to one slot past the end
+    index = labels.new_zeros(labels.shape[0], n_way * n_rows + 1, dtype=torch.int64)
+    index.scatter_(1, slot, torch.arange(labels.shape[1], device=labels.device).expand_as(labels))
+    episode = torch.arange(labels.shape[0], device=labels.device).unsqueeze(1)
+    grouped = rows[episode, index[:, :-1]].reshape(rows.shape[0], n_way, n_rows, *rows.shape[2:])
+    mask = torch.arange(n_rows, device=labels.device) < counts.unsqueeze(-1)
+    return ClassRows(grouped.masked_fill(~mask.reshape(mask.shape + (1,) * (rows.dim() - 2)), 0.0), mask)
+
+
+def mask_absent(logits: Tensor, counts: Tensor) -> Tensor:
+    """Return logits (E, Q, K) with -inf for every class that has no support row (counts (E, K) is 0)."""
+    return logits.masked_fill((counts == 0).unsqueeze(1), float("-inf"))
+
+
+def squared_distances(query: Tensor, prototypes: Tensor) -> Tensor:
+    """Return the squared Euclidean distances (E, Q, K) between query (E, Q, D) and prototypes (E, K, D).
+
+    Uses |u|^2 + |p|^2 - 2 u.p, so nothing of size Q*K*D exists. Both sides are moved by the mean prototype first:
+    second-order features share a large common part, and without the move the three terms would be huge and cancel
+    to noise in float32 (see tests/fewshot/test_prototypes.py). The distance does not depend on the shift, so the
+    shift carries no gradient.
+    """
+    centre = prototypes.mean(1, keepdim=True).detach()
+    query, prototypes = query - centre, prototypes - centre
+    norms = query.square().sum(-1, keepdim=True) + prototypes.square().sum(-1).unsqueeze(1)
+    return torch.baddbmm(norms, query, prototypes.transpose(1, 2), alpha=-2)
+
+
+def at_least_float32(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return the tensors with float16 and bfloat16 widened to float32: scores are differences of large sums."""
+    return tuple(t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors)
