@@ -1,0 +1,83 @@
+"""Bench: choosing the items of few-shot episodes, indices only, against learn2learn.
+
+easyfsl 1.5 is not compared: its task sampler passes an argument that torch's Sampler no longer takes.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+
+from tools.bench.case import Case
+
+CLASSES, ITEMS = 64, 600  # the training split of miniImageNet
+WAYS, SHOTS, QUERIES = 5, 1, 15
+EPISODES = 2048
+SHAPE = f"{CLASSES} classes x {ITEMS} items, {WAYS}-way {SHOTS}-shot {QUERIES}-query"
+LABELS = np.repeat(np.arange(CLASSES), ITEMS)
+
+
+def cases() -> list[Case]:
+    """One unit is one episode; every call draws episodes that were never drawn before."""
+    peers = []
+    if importlib.util.find_spec("learn2learn"):
+        # The fused transform alone leaves the classes in any order and the labels as they are; with the two others its
+        # episodes carry what ours do. Neither splits support from query, which its users do themselves.
+        peers += [("learn2learn fused", learn2learn_fused()), ("learn2learn fused, relabelled", learn2learn_labelled())]
+    return [Case("sampler", SHAPE, covey_sampler(), run, name, unit_count=EPISODES) for name, run in peers]
+
+
+def covey_sampler() -> Callable[[], None]:
+    """Hand out every episode of a new epoch as an `Episode`."""
+    from episodes.sampler import EpisodeSampler
+
+    sampler = EpisodeSampler(LABELS, WAYS, SHOTS, QUERIES, EPISODES)
+    epochs = itertools.count()
+
+    def run() -> None:
+        sampler.set_epoch(next(epochs))
+        for _ in sampler:
+            pass
+
+    return run
+
+
+def _learn2learn_dataset() -> object:
+    import torch
+    from learn2learn.data import MetaDataset
+    from torch.utils.data import TensorDataset
+
+    by_class = {c: list(range(c * ITEMS, (c + 1) * ITEMS)) for c in range(CLASSES)}
+    by_item = dict(enumerate(LABELS.tolist()))
+    return MetaDataset(TensorDataset(torch.arange(len(LABELS))), indices_to_labels=by_item, labels_to_indices=by_class)
+
+
+def learn2learn_fused() -> Callable[[], None]:
+    """The transform that its documentation names the efficient one, on its own."""
+    from learn2learn.data.transforms import FusedNWaysKShots
+
+    fused = FusedNWaysKShots(_learn2learn_dataset(), n=WAYS, k=SHOTS + QUERIES)
+
+    def run() -> None:
+        for _ in range(EPISODES):
+            fused(None)
+
+    return run
+
+
+def learn2learn_labelled() -> Callable[[], None]:
+    """The fused transform and those that number the classes of an episode and group its items."""
+    from learn2learn.data.transforms import ConsecutiveLabels, FusedNWaysKShots, RemapLabels
+
+    dataset = _learn2learn_dataset()
+    fused = FusedNWaysKShots(dataset, n=WAYS, k=SHOTS + QUERIES)
+    remap, consecutive = RemapLabels(dataset), ConsecutiveLabels(dataset)
+
+    def run() -> None:
+        for _ in range(EPISODES):
+            consecutive(remap(fused(None)))
+
+    return run
