@@ -1,20 +1,5 @@
-"""The one exception that bad input raises."""
+"""Errors of this room; defined one room down so that every room can raise them."""
 
-from __future__ import annotations
+from backbones.errors import UserError, nearest
 
-import difflib
-from collections.abc import Iterable
-
-
-class UserError(ValueError):
-    """Bad input: the message is one sentence that says what is wrong, where, and how to mend it.
-
-    Library callers can catch it as a `ValueError`; the scripts in `tools/` print it without a traceback and exit with 2.
-    """
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the known name closest to `name`, or the list of known names."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"
+__all__ = ["UserError", "nearest"]

@@ -101,7 +101,13 @@ def test_gradient_of_one_argument_alone(wanted):
 
 @pytest.mark.parametrize(
     "x",
-    [torch.zeros(2, 6, 3, 3), torch.ones(2, 6, 3, 3), torch.randn(2, 6, 1, 1), torch.randn(2, 1, 3, 3), 1e4 * torch.randn(1, 6, 3, 3)],
+    [
+        torch.zeros(2, 6, 3, 3),
+        torch.ones(2, 6, 3, 3),
+        torch.randn(2, 6, 1, 1),
+        torch.randn(2, 1, 3, 3),
+        1e4 * torch.randn(1, 6, 3, 3),
+    ],
     ids=["zero", "constant", "one-position", "one-channel", "batch-of-one-large"],
 )
 def test_finite_on_degenerate_maps(x):

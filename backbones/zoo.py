@@ -1,0 +1,55 @@
+"""The table of backbones: name -> builder."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable
+
+from torch import nn
+
+from backbones.conv4 import conv4
+from backbones.errors import UserError, nearest
+from backbones.external import timm_backbone, torchvision_backbone
+from backbones.resnet import resnet10, resnet18, resnet34, resnet50, resnet101
+from backbones.resnet12 import resnet12, resnet34s
+
+BACKBONES: dict[str, Callable[..., nn.Module]] = {
+    "conv4": conv4,
+    "resnet12": resnet12,
+    "resnet34s": resnet34s,
+    "resnet10": resnet10,
+    "resnet18": resnet18,
+    "resnet34": resnet34,
+    "resnet50": resnet50,
+    "resnet101": resnet101,
+}
+
+LIBRARIES: dict[str, Callable[..., nn.Module]] = {"timm": timm_backbone, "torchvision": torchvision_backbone}
+
+
+def list_backbones(pattern: str = "*") -> list[str]:
+    """Return the names of covey's own backbones that match a shell pattern."""
+    return fnmatch.filter(BACKBONES, pattern)
+
+
+def create_backbone(name: str, **options) -> nn.Module:
+    """Build a backbone: (B, 3, H, W) -> (B, out_channels, h, w), with attributes `mean`, `std` and `input_size`.
+
+    name: a key of `BACKBONES`, or `timm:NAME` or `torchvision:NAME` for any model of those libraries.
+    options: arguments of the builder.
+    Raises UserError for an unknown name or option.
+    """
+    library, _, model = name.partition(":")
+    if model and library in LIBRARIES:
+        return LIBRARIES[library](model, **options)
+    if name not in BACKBONES:
+        raise UserError(f"backbone '{name}' is unknown{nearest(name, [*BACKBONES, 'timm:resnet50'])}")
+    try:
+        return BACKBONES[name](**options)
+    except TypeError as error:
+        raise UserError(f"backbone '{name}' does not take these options: {error}") from error
+
+
+def freeze(module: nn.Module) -> nn.Module:
+    """Stop training of a module: no gradients, eval mode. Returns the module."""
+    return module.requires_grad_(False).eval()
