@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from episodes.class_splits import list_splits, load_split, split_classes
 from episodes.dataset import ArraySet, FileSet, ImageSet, open_dataset, select_classes, to_memory
 from episodes.errors import UserError
-from episodes.splits import list_splits, load_split, split_classes
 
 
 def small_set(labels=(0, 1, 2, 1), names=("a", "b", "c")) -> ArraySet:

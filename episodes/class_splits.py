@@ -1,4 +1,4 @@
-"""Class splits: which classes are for training, validation and test. The YAML files here hold them as facts."""
+"""Class splits: which classes are for training, validation and test. The YAML files in splits/ hold them as facts."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any
 
 import yaml
 
-from ..errors import UserError, nearest
+from .errors import UserError, nearest
 
+SPLITS = Path(__file__).with_name("splits")
 PARTS = ("train", "val", "test")
 
 
 def list_splits() -> list[str]:
     """Names of the class splits that come with the project."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.yaml"))
+    return sorted(path.stem for path in SPLITS.glob("*.yaml"))
 
 
 def load_split(name: str) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def load_split(name: str) -> dict[str, Any]:
     """
     path = Path(name).expanduser()
     if path.suffix not in (".yaml", ".yml", ".json"):
-        path = Path(__file__).parent / f"{name}.yaml"
+        path = SPLITS / f"{name}.yaml"
         if not path.is_file():
             raise UserError(f"there is no class split '{name}'{nearest(name, list_splits())}")
     if not path.is_file():

@@ -1,0 +1,219 @@
+"""Where images come from: one builder per source, found by the text given to `open_dataset`.
+
+Options: `split`, `by` everywhere; ``groups=Latin,Greek`` (packs), ``root=`` (lists, torchvision),
+``size= variants= seed=`` (glyphs), ``size=`` (digits), ``warn_small=false`` (folders and lists, see `warn_if_small`).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from ..class_splits import load_split, split_classes
+from ..dataset import FileSet, select_classes
+from ..errors import UserError, nearest
+
+# Every option that a source understands besides split and by.
+OPTIONS = {
+    "folder": ("warn_small",),
+    "json": ("root", "warn_small"),
+    "csv": ("root", "warn_small"),
+    "pack": ("groups",),
+    "glyphs": ("size", "variants", "seed"),
+    "digits": ("size",),
+    "torchvision": ("root",),
+}
+
+
+def open_source(spec: str, download: bool = False) -> Any:
+    """The data set of a ``SOURCE?option=value`` text, see `episodes.dataset.open_dataset`."""
+    kind, target, options = parse_spec(spec)
+    splits = [name for name in options.pop("split", "").split("+") if name]
+    for name in splits:
+        if name not in ("train", "val", "test"):
+            raise UserError(f"'{spec}' asks for the split '{name}'{nearest(name, ('train', 'val', 'test'))}")
+    by = options.pop("by", None)
+    if by is not None:
+        if not splits:
+            raise UserError(f"'{spec}' has by={by} but no split: add split=train, split=val or split=test")
+        load_split(by)  # a wrong name should fail before the data are read
+        whole = SOURCES[kind](target, None, options, download)
+        lists = split_classes(by, whole.class_names)
+        wanted = [name for split in splits for name in lists[split]]
+        if not wanted:
+            raise UserError(f"the class split '{by}' has no classes for split={'+'.join(splits)}")
+        return select_classes(whole, wanted)
+    return SOURCES[kind](target, splits, options, download)
+
+
+def parse_spec(spec: str) -> tuple[str, str, dict[str, str]]:
+    """Split ``SOURCE?a=b&c=d`` into kind (a key of SOURCES), target (what follows the kind) and options."""
+    source, _, query = spec.partition("?")
+    options = {}
+    for item in filter(None, query.split("&")):
+        key, equals, value = item.partition("=")
+        if not equals or not value:
+            raise UserError(f"'{spec}' has the option '{item}': options are written key=value and joined by &")
+        options[key] = unquote(value)
+    kind, colon, target = source.partition(":")
+    if source in ("digits", "glyphs"):
+        kind, target = source, "latin" if source == "glyphs" else ""
+    elif not colon or kind not in SOURCES:
+        kind, target = _kind_of_path(source), source
+    if kind == "digits" and target:
+        raise UserError(f"'{spec}' asks for '{target}' of the digits, which have no parts: write digits")
+    known = ("split", "by", *OPTIONS[kind])
+    for key in options:
+        if key not in known:
+            raise UserError(f"'{spec}' has the option '{key}', which {kind} does not know{nearest(key, known)}")
+    return kind, target, options
+
+
+def _kind_of_path(source: str) -> str:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        from .lists import has_lists
+
+        return next((kind for kind in ("json", "csv") if has_lists(path, f".{kind}")), "folder")
+    kinds = {".json": "json", ".csv": "csv", ".npz": "pack", ".zip": "pack"}
+    if path.suffix.lower() in kinds and path.is_file():
+        return kinds[path.suffix.lower()]
+    if path.is_file():
+        raise UserError(f"'{source}' is a file of an unknown kind: give a folder, or a .json, .csv, .npz or .zip file")
+    word = source.split(":")[0]
+    raise UserError(f"there is no file, folder or source '{source}'{nearest(word, SOURCES)}")
+
+
+def _number(options: dict[str, str], key: str, default: int) -> int:
+    try:
+        return int(options.get(key, default))
+    except ValueError as error:
+        raise UserError(f"the option {key}={options[key]} must be a whole number") from error
+
+
+def _flag(options: dict[str, str], key: str, default: bool) -> bool:
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    text = options.get(key, str(default)).lower()
+    if text not in words:
+        raise UserError(f"the option {key}={options[key]} must be true or false")
+    return words[text]
+
+
+def warn_if_small(dataset: FileSet, options: dict[str, str]) -> FileSet:
+    """Warn when a few images are all exactly 84 x 84: shrunken copies cost about 7 points (DeepBDC issue 4)."""
+    if not _flag(options, "warn_small", True):
+        return dataset
+    probes = range(0, len(dataset), max(1, len(dataset) // 5))
+    try:
+        sizes = {dataset[i][0].size for i in probes}
+    except UserError:
+        return dataset  # broken files are reported where they are used or checked
+    if sizes == {(84, 84)}:
+        warnings.warn(
+            "the images are exactly 84 x 84: shrunken copies of miniImageNet cost several points of accuracy, use the "
+            "original sizes (warn_small=false silences this)",
+            stacklevel=2,
+        )
+    return dataset
+
+
+def _folder(target: str, splits: list[str] | None, options: dict[str, str], download: bool) -> Any:
+    from .folder import folder_set, split_folders
+
+    root = Path(target).expanduser()
+    present = split_folders(root) if root.is_dir() else []
+    if splits is None:
+        splits = present  # a class list chooses from everything that is there
+    elif splits and not present and root.is_dir():
+        raise _no_split(target)
+    elif present and not splits:
+        raise UserError(
+            f"'{target}' has the splits {', '.join(present)}: add ?split={present[0]} or ?split={'+'.join(present)}"
+        )
+    return warn_if_small(folder_set(root, splits), options)
+
+
+def _lists(suffix: str) -> Callable[..., Any]:
+    def build(target: str, splits: list[str] | None, options: dict[str, str], download: bool) -> Any:
+        from .lists import find_list, list_set
+
+        path = Path(target).expanduser()
+        root = Path(options["root"]).expanduser() if "root" in options else None
+        if not path.is_dir():
+            if splits:
+                raise _no_split(target)
+            return warn_if_small(list_set([path], root), options)
+        found = {split: find_list(path, split, suffix) for split in ("train", "val", "test")}
+        present = [split for split, file in found.items() if file]
+        if splits is not None and not splits:
+            raise UserError(
+                f"'{target}' has the splits {', '.join(present)}: add ?split={'+'.join(present)} or one of them"
+            )
+        for split in splits or present:
+            if not found[split]:
+                raise UserError(f"'{target}' has no list of the split '{split}': it has {', '.join(present) or 'none'}")
+        return warn_if_small(list_set([found[split] for split in splits or present], root), options)
+
+    return build
+
+
+def _pack(target: str, splits: list[str] | None, options: dict[str, str], download: bool) -> Any:
+    from .packs import npz_set, zip_set, zip_splits
+
+    path = Path(target).expanduser()
+    if not path.is_file():
+        raise UserError(f"pack '{target}' does not exist")
+    groups = options["groups"].split(",") if "groups" in options else None
+    present = zip_splits(path) if path.suffix.lower() == ".zip" else []
+    if splits and not present:
+        raise _no_split(target)
+    if present and splits is not None and not splits:
+        raise UserError(
+            f"'{target}' has the splits {', '.join(present)}: add ?split={present[0]} or ?split={'+'.join(present)}"
+        )
+    return zip_set(path, splits or present or None, groups) if path.suffix.lower() == ".zip" else npz_set(path, groups)
+
+
+def _glyphs(target: str, splits: list[str] | None, options: dict[str, str], download: bool) -> Any:
+    from .glyphs import glyph_set
+
+    if splits:
+        raise _no_split("glyphs")
+    scripts = list(dict.fromkeys(filter(None, target.replace("+", ",").split(",")))) or ["latin"]
+    return glyph_set(
+        scripts, _number(options, "size", 32), _number(options, "variants", 2), _number(options, "seed", 0)
+    )
+
+
+def _digits(target: str, splits: list[str] | None, options: dict[str, str], download: bool) -> Any:
+    from .digits import digit_set
+
+    if splits:
+        raise _no_split("digits")
+    return digit_set(_number(options, "size", 32))
+
+
+def _torchvision(target: str, splits: list[str] | None, options: dict[str, str], download: bool) -> Any:
+    from .torchvision_sets import torchvision_set
+
+    return torchvision_set(target, Path(options.get("root", "data")).expanduser(), splits, download)
+
+
+def _no_split(target: str) -> UserError:
+    return UserError(f"'{target}' has no splits of its own: add by=mod5, another class split, or leave split= out")
+
+
+# name -> builder(target, splits, options, download). splits: the wanted ones in order, empty if none was named, None
+# if a class split (by=) will choose from the whole set.
+SOURCES: dict[str, Callable[..., Any]] = {
+    "folder": _folder,
+    "json": _lists(".json"),
+    "csv": _lists(".csv"),
+    "pack": _pack,
+    "glyphs": _glyphs,
+    "digits": _digits,
+    "torchvision": _torchvision,
+}
