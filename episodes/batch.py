@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import repeat
 
 import numpy as np
 
@@ -54,8 +55,9 @@ class EpisodeBatch:
         if self.padded:
             yield from map(self.episode, range(len(self)))
             return
+        # Rows of a rectangle are views that need no counting; a row that all share is one view for all.
         numbers, *arrays = (getattr(self, field.name) for field in fields(self))
-        yield from map(Episode, numbers.tolist(), *arrays)  # rows of a rectangle: views, no counting
+        yield from map(Episode, numbers.tolist(), *(repeat(a[0]) if a.strides[0] == 0 else a for a in arrays))
 
     def rows(self, chosen: np.ndarray | slice) -> EpisodeBatch:
         """Return the chosen rows (copies for an index array, views for a slice), padded as they are."""

@@ -15,7 +15,7 @@ from tools.bench.case import Case
 
 CLASSES, ITEMS = 64, 600  # the training split of miniImageNet
 WAYS, SHOTS, QUERIES = 5, 1, 15
-EPISODES = 2048
+EPISODES = 10_000  # five test runs of 2,000
 SHAPE = f"{CLASSES} classes x {ITEMS} items, {WAYS}-way {SHOTS}-shot {QUERIES}-query"
 LABELS = np.repeat(np.arange(CLASSES), ITEMS)
 
