@@ -1,0 +1,93 @@
+"""The models of few-shot training: an image encoder, with a linear classifier or with an episode head."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from fewshot.losses import cross_entropy
+
+
+class Encoder(nn.Module):
+    """Backbone and pooling: images (B, 3, H, W) -> representations (B, out_dim), or maps with an identity pool.
+
+    State dict: `backbone.*` and `pool.*`.
+    """
+
+    def __init__(self, backbone: nn.Module, pool: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.pool = backbone, pool
+
+    @property
+    def out_dim(self) -> int:
+        """Length of a representation (channels, where the pool keeps the map)."""
+        return getattr(self.pool, "out_dim", None) or self.backbone.out_channels
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Represent a batch of images."""
+        return self.pool(self.backbone(images))
+
+
+class PretrainModel(nn.Module):
+    """Encoder, dropout and a linear classifier over the base classes (DeepBDC, section 3.3).
+
+    State dict: `backbone.*`, `pool.*`, `classifier.*`. The encoder's parts are shared, not copied.
+    """
+
+    def __init__(self, encoder: Encoder, num_classes: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.backbone, self.pool = encoder.backbone, encoder.pool
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(encoder.out_dim, num_classes)
+        nn.init.zeros_(self.classifier.bias)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return representations (B, D), before dropout."""
+        return self.pool(self.backbone(images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> class logits (B, num_classes)."""
+        return self.classifier(self.dropout(self.features(images)))
+
+
+class EpisodeModel(nn.Module):
+    """Encoder and head on whole episodes.
+
+    All images of a step, support and query of every episode in it, pass the encoder as *one* batch, so that in train
+    mode batch norm mixes them, as in the published training.
+    State dict: `backbone.*`, `pool.*`, and `head.*` where the head learns.
+    """
+
+    def __init__(self, encoder: Encoder, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.pool, self.head = encoder.backbone, encoder.pool, head
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return representations (B, ...) of images (B, 3, H, W)."""
+        return self.pool(self.backbone(images))
+
+    def forward(self, images: Tensor, support_labels: Tensor, n_way: int | None = None) -> Tensor:
+        """Score episodes.
+
+        images: (E, S + Q, 3, H, W), the support first. support_labels: (E, S), -1 for padding.
+        Returns logits (E, Q, K).
+        """
+        shots = support_labels.shape[1]
+        features = self.features(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+        return self.head(features[:, :shots], support_labels, features[:, shots:], n_way=n_way)
+
+
+def episode_step(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Loss and accuracy of a batch of episodes (see `episodes.loaders.EpisodeImages`)."""
+    logits = model(batch["images"], batch["support_labels"])
+    return _loss_and_accuracy(logits, batch["query_labels"])
+
+
+def classification_step(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Loss and accuracy of a batch of labelled images (see `episodes.loaders.BatchImages`)."""
+    return _loss_and_accuracy(model(batch["images"]), batch["labels"])
+
+
+def _loss_and_accuracy(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    counted = labels >= 0
+    right = (logits.detach().argmax(-1) == labels) & counted
+    return {"loss": cross_entropy(logits, labels), "accuracy": right.sum() / counted.sum()}

@@ -1,0 +1,106 @@
+"""The table of few-shot methods: what pools the map, what scores an episode, and how the method is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from backbones import UserError, create_backbone
+from backbones.errors import nearest
+from fewshot.adm import ADM
+from fewshot.covnet import CovNet
+from fewshot.deepemd import DeepEMD
+from fewshot.encoder import Encoder
+from fewshot.frn import FRN
+from fewshot.good_embed import GoodEmbed
+from fewshot.meta_baseline import MetaBaseline
+from fewshot.meta_deepbdc import MetaDeepBDC
+from fewshot.protonet import ProtoNet
+from fewshot.stl_deepbdc import STLDeepBDC
+from moments import BDC, GlobalAveragePool
+
+
+@dataclass(frozen=True)
+class Method:
+    """One few-shot method.
+
+    title: as printed in tables.
+    pool: 'gap' (spatial mean), 'bdc' (Brownian distance covariance) or 'map' (the head takes whole maps).
+    head: builds the episode head from (k_shot, **options).
+    episodic: trained on episodes after pre-training; otherwise the pre-trained encoder is used frozen.
+    validation_head: scores validation episodes during pre-training; a cheap prototype head for every method.
+    """
+
+    title: str
+    pool: str
+    head: Callable[..., nn.Module]
+    episodic: bool
+    validation_head: Callable[..., nn.Module]
+
+
+def _penalty(k_shot: int) -> float:
+    """Return C of the logistic regression in DeepBDC's miniImageNet scripts."""
+    return 0.1 if k_shot == 1 else 2.0
+
+
+def _plain(head: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    return lambda k_shot, **options: head(**options)
+
+
+def _logistic(head: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    return lambda k_shot, **options: head(**{"C": _penalty(k_shot), **options})
+
+
+_proto = _plain(ProtoNet)
+
+METHODS: dict[str, Method] = {
+    "protonet": Method("ProtoNet", "gap", _proto, True, _proto),
+    "good_embed": Method("Good-Embed", "gap", _logistic(GoodEmbed), False, _proto),
+    "meta_deepbdc": Method("Meta DeepBDC", "bdc", MetaDeepBDC, True, MetaDeepBDC),
+    "stl_deepbdc": Method("STL DeepBDC", "bdc", _logistic(STLDeepBDC), False, MetaDeepBDC),
+    "meta_baseline": Method("Meta-Baseline", "gap", _plain(MetaBaseline), True, _proto),
+    "covnet": Method("CovNet", "map", _plain(CovNet), True, _plain(CovNet)),
+    "adm": Method("ADM", "map", _plain(ADM), True, _plain(CovNet)),
+    "frn": Method("FRN", "map", _plain(FRN), True, _plain(FRN)),
+    "deepemd": Method("DeepEMD", "map", _plain(DeepEMD), True, _plain(CovNet)),
+}
+
+
+def find_method(name: str) -> Method:
+    """Look a method up; raises UserError with the nearest name."""
+    if name not in METHODS:
+        raise UserError(f"method '{name}' is unknown{nearest(name, METHODS)}")
+    return METHODS[name]
+
+
+def create_head(name: str, k_shot: int, **options) -> nn.Module:
+    """Build the episode head of a method for `k_shot` supports per class; options as in the head's class."""
+    try:
+        return find_method(name).head(k_shot, **options)
+    except TypeError as error:
+        raise UserError(f"the head of '{name}' does not take these options: {error}") from error
+
+
+def create_encoder(
+    method: str,
+    backbone: str = "resnet12",
+    backbone_options: dict | None = None,
+    reduce_dim: int | None = None,
+    map_size: tuple[int, int] = (10, 10),
+    activation: str = "relu",
+) -> Encoder:
+    """Build backbone and pooling of a method.
+
+    backbone, backbone_options: see `backbones.create_backbone`.
+    reduce_dim, map_size, activation: of the BDC layer, see `moments.BDC`; other pools ignore them.
+    """
+    kind = find_method(method).pool
+    network = create_backbone(backbone, **(backbone_options or {}))
+    channels = network.out_channels
+    if kind == "gap":
+        return Encoder(network, GlobalAveragePool(channels))
+    if kind == "map":
+        return Encoder(network, nn.Identity())
+    return Encoder(network, BDC(channels, reduce_dim, map_size, activation=activation))
