@@ -44,8 +44,7 @@ class LogisticFit:
     def decision(self, query: Tensor) -> Tensor:
         """Return the logits (E, Q, K), float64, of query rows (E, Q, D) through the query-support Gram matrix."""
         query = query.to(self.support.dtype)
-        gram = (query @ self.support.transpose(1, 2)).double()
-        gram = gram * row_scale(query, self.norm_eps).unsqueeze(-1) * self.scale.unsqueeze(1)
+        gram = _gram(query, self.support, row_scale(query, self.norm_eps), self.scale)
         logits = gram @ self.dual + self.intercept.unsqueeze(1)
         return logits.masked_fill(~self.present.unsqueeze(1), float("-inf"))
 
@@ -66,6 +65,13 @@ def row_scale(rows: Tensor, norm_eps: float | None) -> Tensor:
     if norm_eps is None:
         return rows.new_ones(rows.shape[:-1], dtype=torch.float64)
     return 1.0 / (torch.linalg.vector_norm(rows, dim=-1).double() + norm_eps)
+
+
+def _gram(left: Tensor, right: Tensor, left_scale: Tensor, right_scale: Tensor) -> Tensor:
+    """Return the inner products (E, N, M), float64, of rows that are each to be multiplied by a number."""
+    with torch.autocast(left.device.type, enabled=False):
+        products = left @ right.transpose(1, 2)
+    return products.double() * left_scale.unsqueeze(2) * right_scale.unsqueeze(1)
 
 
 @torch.no_grad()
@@ -98,8 +104,7 @@ def fit_logistic(
     elif support.dtype in (torch.float16, torch.bfloat16):
         support = support.float()
     scale = row_scale(support, norm_eps) * (labels >= 0)
-    with torch.autocast(support.device.type, enabled=False):
-        gram = (support @ support.transpose(1, 2)).double() * scale.unsqueeze(1) * scale.unsqueeze(2)
+    gram = _gram(support, support, scale, scale)
     target = membership(labels, n_way, torch.float64)
     optimum = minimise((gram + gram.transpose(1, 2)) / 2, target, C, tol, max_iter)
     converged = optimum.gradient_norm <= tol

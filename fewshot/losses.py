@@ -28,10 +28,13 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the fraction of right predictions of every episode: (E, Q, K), (E, Q) -> (E,); label -1 is left out."""
+    """Return the fraction of right predictions of every episode, float64: (E, Q, K), (E, Q) -> (E,).
+
+    Queries with label -1 are left out.
+    """
     counted = labels >= 0
     right = (logits.argmax(-1) == labels) & counted
-    return right.sum(-1) / counted.sum(-1)
+    return right.sum(-1).double() / counted.sum(-1)
 
 
 def distillation_loss(

@@ -10,6 +10,15 @@ import pytest
 SHARED = Path(os.environ.get("COVEY_SHARED", Path(__file__).resolve().parents[1].parent / "shared"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options must stand in the outermost conftest, or a plain `pytest` does not know them."""
+    parser.addoption(
+        "--golden",
+        metavar="DIR",
+        help="folder of reference vectors, <system>/<system>.json (default: golden/ in the shared folder)",
+    )
+
+
 @pytest.fixture(scope="session")
 def shared_images() -> Path:
     """Folder of the real image packs; tests that need it are skipped where it is absent."""
