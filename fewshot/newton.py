@@ -19,7 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-MAX_CHORD_STEPS = 20
+MAX_CONJUGATE_STEPS = 20
+CHECK_EVERY = 4  # conjugate steps, in which the gradient has to fall to a tenth
 BLOCK_NUMBERS = 2**20  # float64 numbers of E_c at a time: 8 MB, near the cache, whatever the number of episodes
 
 
@@ -55,6 +56,10 @@ class _Gradient(NamedTuple):
     probability: Tensor
     norm: Tensor
 
+    def along(self, step: _Point) -> Tensor:
+        """Return the slope of the objective along a step (E,)."""
+        return (self.image * step.dual).sum((1, 2)) + (self.slope_b * step.intercept).sum(1)
+
 
 def minimise(gram: Tensor, target: Tensor, C: float, tol: float = 1e-8, max_iter: int = 100) -> Optimum:
     """Solve E episodes: gram (E, S, S), target (E, S, K) one-hot rows, all-zero rows being padding.
@@ -76,7 +81,7 @@ def minimise(gram: Tensor, target: Tensor, C: float, tol: float = 1e-8, max_iter
 
 def _minimise_block(gram: Tensor, target: Tensor, C: float, tol: float, max_iter: int) -> Optimum:
     point = _Point(torch.zeros_like(target), torch.zeros_like(target), torch.zeros_like(target[:, 0]))
-    point, gradient, chord_steps = _chord_phase(gram, target, C, tol, point)
+    point, gradient, first_steps = _conjugate_phase(gram, target, C, tol, point)
     rest = (gradient.norm > tol).nonzero().squeeze(1)
     newton_steps = 0
     if len(rest):
@@ -85,7 +90,7 @@ def _minimise_block(gram: Tensor, target: Tensor, C: float, tol: float, max_iter
         )
         point = _Point(*(whole.index_copy(0, rest, some) for whole, some in zip(point, part, strict=True)))
         gradient = gradient._replace(norm=gradient.norm.index_copy(0, rest, norm))
-    return Optimum(point.dual, _centred(point.intercept, target), gradient.norm, chord_steps + newton_steps)
+    return Optimum(point.dual, _centred(point.intercept, target), gradient.norm, first_steps + newton_steps)
 
 
 def _gradient(gram: Tensor, target: Tensor, C: float, point: _Point) -> _Gradient:
@@ -100,11 +105,14 @@ def _gradient(gram: Tensor, target: Tensor, C: float, point: _Point) -> _Gradien
     return _Gradient(gap, image, slope_b, probability, norm)
 
 
-def _chord_phase(gram: Tensor, target: Tensor, C: float, tol: float, point: _Point) -> tuple[_Point, _Gradient, int]:
-    """Newton steps with the curvature of the start, where all classes are equally likely: one factor per episode.
+def _conjugate_phase(
+    gram: Tensor, target: Tensor, C: float, tol: float, point: _Point
+) -> tuple[_Point, _Gradient, int]:
+    """Conjugate gradients, preconditioned by the curvature of the start: one S x S factor per episode.
 
-    With a small C the probabilities stay near that start and this alone reaches the optimum. An episode leaves when
-    a step does not cut its gradient to a third (that step is not taken); the Newton phase then finishes it.
+    At the start all classes are equally likely, and Newton's step needs one factor instead of one per class. While
+    the probabilities stay near that, few such steps reach the optimum. An episode leaves when a step triples its
+    gradient (that step is not taken) or a few steps gain too little; the Newton phase then finishes it.
     """
     real = target.sum(-1)
     n_present = (target.sum(1) > 0).sum(-1).clamp(min=1)
@@ -113,20 +121,40 @@ def _chord_phase(gram: Tensor, target: Tensor, C: float, tol: float, point: _Poi
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(inner))
     unit = (inverse @ real.unsqueeze(-1)).squeeze(-1)
     gradient = _gradient(gram, target, C, point)
+    mark = gradient.norm
     active = gradient.norm > tol
-    for iteration in range(MAX_CHORD_STEPS):
+    direction = previous = energy = None
+    for iteration in range(MAX_CONJUGATE_STEPS):
         if not bool(active.any()):
             return point, gradient, iteration
         image = inverse @ gradient.image
         step_b = ((image * real.unsqueeze(-1)).sum(1) - gradient.slope_b) / unit.sum(1, keepdim=True)
         step = image - unit.unsqueeze(-1) * step_b.unsqueeze(1) - gradient.gap
-        moved = point.moved(_Point(step, gram @ step, step_b), torch.ones_like(gradient.norm))
+        step = _Point(step, gram @ step, step_b)
+        fall = -gradient.along(step)
+        if direction is None:
+            direction = step
+        else:  # Polak and Ribiere; a negative weight means a restart
+            direction = step.moved(direction, ((fall + gradient.along(previous)) / energy).clamp(min=0))
+        previous, energy = step, fall
+        length = -gradient.along(direction) / _curvature(direction, gradient.probability, C)
+        moved = point.moved(direction, length)
         fresh = _gradient(gram, target, C, moved)
-        active = active & (fresh.norm < gradient.norm / 3)
+        active = active & (fresh.norm < 3 * gradient.norm)
         point = _Point(*(_where(active, a, b) for a, b in zip(moved, point, strict=True)))
         gradient = _Gradient(*(_where(active, a, b) for a, b in zip(fresh, gradient, strict=True)))
         active = active & (gradient.norm > tol)
-    return point, gradient, MAX_CHORD_STEPS
+        if iteration % CHECK_EVERY == CHECK_EVERY - 1:
+            active = active & (gradient.norm < mark / 10)
+            mark = gradient.norm
+    return point, gradient, MAX_CONJUGATE_STEPS
+
+
+def _curvature(step: _Point, probability: Tensor, C: float) -> Tensor:
+    """Return the second derivative of the objective along a step (E,)."""
+    rise = step.scores + step.intercept.unsqueeze(1)
+    mean = (probability * rise).sum(-1, keepdim=True)
+    return (step.dual * step.scores).sum((1, 2)) + C * (probability * (rise - mean).square()).sum((1, 2))
 
 
 def _newton_phase(
@@ -140,7 +168,7 @@ def _newton_phase(
         if iteration == max_iter or not bool(active.any()):
             break
         step = _newton_step(gram, target, C, gradient)
-        slope = (gradient.image * step.dual).sum((1, 2)) + (gradient.slope_b * step.intercept).sum(1)
+        slope = gradient.along(step)
         point = point.moved(step, _line_search(point, step, slope, active, target, C))
     return point, gradient.norm, iteration
 

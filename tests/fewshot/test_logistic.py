@@ -79,7 +79,7 @@ def test_the_two_phases_reach_the_same_optimum(monkeypatch):
     data = random_episodes((9,), (3, 2, 4), n_episodes=4)
     arguments = {"C": 1.0, "norm_eps": 1e-6, "tol": 1e-11}
     both = fit_logistic(data.support, data.labels, **arguments)
-    monkeypatch.setattr(newton, "MAX_CHORD_STEPS", 0)
+    monkeypatch.setattr(newton, "MAX_CONJUGATE_STEPS", 0)
     alone = fit_logistic(data.support, data.labels, **arguments)
     assert alone.converged.all()
     torch.testing.assert_close(both.dual, alone.dual, rtol=1e-8, atol=1e-10)
@@ -88,7 +88,7 @@ def test_the_two_phases_reach_the_same_optimum(monkeypatch):
 
 def test_newton_is_quadratic_from_far_away(monkeypatch):
     """A wrong curvature still converges, but slowly: the number of steps is what a wrong factor would change."""
-    monkeypatch.setattr(newton, "MAX_CHORD_STEPS", 0)
+    monkeypatch.setattr(newton, "MAX_CONJUGATE_STEPS", 0)
     data = random_episodes((9,), (3, 2, 4), n_episodes=4)
     assert fit_logistic(data.support, data.labels, C=1e4, tol=1e-10).iterations <= 15
     assert fit_logistic(data.support, data.labels, C=1.0, norm_eps=1e-6, tol=1e-10).iterations <= 6
