@@ -8,8 +8,11 @@ Pi = C (diag(p) - p p^T) of the S*K logits, the Newton step is
 
 and db makes the intercept gradient vanish. The inverse needs no S*K matrix: with E_c = (G + diag(1 / (C p_c)))^-1 of
 size S for every class, it is E - E 1 (sum_c E_c)^-1 1^T E (Rasmussen and Williams, Gaussian Processes for Machine
-Learning, equation 3.46 and algorithm 3.3). Every factorised matrix is the identity or more, so a singular Gram matrix
-(repeated supports, more rows than dimensions) does no harm.
+Learning, equation 3.46 and algorithm 3.3). G itself is never inverted, so a singular Gram matrix (repeated supports,
+more rows than dimensions) does no harm.
+
+Two phases: conjugate gradients preconditioned by the cheap curvature of the start, which suffice for the usual small C,
+then Newton steps with a line search for the episodes that are left.
 """
 
 from __future__ import annotations
