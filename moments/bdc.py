@@ -86,18 +86,18 @@ class _BDC(torch.autograd.Function):
             found = iter(torch.autograd.grad(result, wanted, grad, create_graph=True))
             grads = [next(found) if need else None for need in ctx.needs_input_grad[:2]]
             return grads[0], grads[1], None, None
-        grad_x = _first_derivative(x, log_scale, grad.contiguous(), ctx.eps, ctx.vectorize)
-        # S is homogeneous of degree two in x: sum(dS * S) = sum(dx * x) / 2, and d/dt of exp(t) S is exp(t) S.
-        grad_t = (grad_x * x).sum().div(2).reshape(log_scale.shape) if ctx.needs_input_grad[1] else None
+        grad_x, grad_t = _first_derivative(x, log_scale, grad.contiguous(), ctx.eps, ctx.vectorize)
         return grad_x, grad_t, None, None
 
 
-def _first_derivative(x: Tensor, log_scale: Tensor, grad: Tensor, eps: float, vectorize: bool) -> Tensor:
-    """Return the gradient with respect to x (B, d, M) of ``sum(grad * bdc)``; grad is (B, d(d+1)/2) or (B, d*d)."""
+def _first_derivative(
+    x: Tensor, log_scale: Tensor, grad: Tensor, eps: float, vectorize: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of ``sum(grad * bdc)`` by x (B, d, M) and log_scale; grad is (B, d(d+1)/2) or (B, d*d)."""
     batch, d, _ = x.shape
     root = log_scale.div(2).exp().reshape(())
     step = _block_size(d, x)
-    result = torch.empty_like(x)
+    result, slope = torch.empty_like(x), x.new_zeros(())
     work = x.new_empty(2, min(step, batch), d, d)
     for start in range(0, batch, step):
         rows, upstream = x[start : start + step] * root, grad[start : start + step]
@@ -114,11 +114,16 @@ def _first_derivative(x: Tensor, log_scale: Tensor, grad: Tensor, eps: float, ve
             torch.add(square, square.transpose(1, 2), out=weight)
             sums = weight.sum(dim=2)
         mean = sums.div_(d)
-        weight.sub_(mean[:, :, None]).sub_((mean - mean.mean(dim=1, keepdim=True))[:, None, :]).div_(distance)
+        weight.sub_(mean[:, :, None]).sub_((mean - mean.mean(dim=1, keepdim=True))[:, None, :])
+        # d(distance)/d(log_scale) = (distance - eps / distance) / 2: the two halves meet `weight` before and after div
+        slope += torch.dot(weight.flatten(), distance.flatten())
+        weight.div_(distance)
+        sums = weight.sum(dim=2, keepdim=True)
+        slope -= eps * sums.sum()
         block = result[start : start + step]
         torch.bmm(weight, rows, out=block)
-        torch.addcmul(block.neg_(), weight.sum(dim=2, keepdim=True), rows, out=block)
-    return result.mul_(root)
+        torch.addcmul(block.neg_(), sums, rows, out=block)
+    return result.mul_(root), slope.div_(4).reshape(log_scale.shape)
 
 
 def _bdc(x: Tensor, temperature: Tensor, eps: float, vectorize: bool) -> Tensor:

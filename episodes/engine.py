@@ -1,0 +1,268 @@
+"""The one training loop, for pre-training, distillation and episodes: fetch, forward, loss, backward, step, log.
+
+Everything random in a step is seeded by (seed, step, process) and the order of data by (seed, epoch), so a run that was
+killed and resumed gives the numbers of one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import pickle
+import time
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from backbones.checkpoint import save_weights, write_atomically
+from episodes.errors import UserError
+from episodes.progress import Progress
+from episodes.run import RunFolder
+from episodes.seeds import MODEL, derive
+
+STATE_FORMAT = 1
+
+
+class Batches(Protocol):
+    """Numbered batches of an epoch, as in `episodes.loaders`."""
+
+    def set_epoch(self, epoch: int) -> None: ...
+
+    def __len__(self) -> int: ...
+
+
+@dataclass
+class Plan:
+    """How long to train and what to keep.
+
+    epochs: passes. clip_norm: largest gradient norm, None = no clipping.
+    accumulate: steps whose gradients are averaged before the optimiser moves.
+    validate_from: first epoch with validation. select: 'best' validation accuracy or the 'last' epoch.
+    save_steps: also write the resume checkpoint every so many steps; 0 = at the end of every epoch only.
+    seed: of dropout and everything else random inside the model.
+    """
+
+    epochs: int
+    clip_norm: float | None = None
+    accumulate: int = 1
+    validate_from: int = 0
+    select: str = "best"
+    save_steps: int = 0
+    seed: int = 1
+
+
+@dataclass
+class Progressed:
+    """Where training stands; saved and restored as a whole.
+
+    epoch, step: about to run, counted over the whole training (step) and from 0.
+    in_epoch: steps of this epoch that are done; sums: their running totals.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    in_epoch: int = 0
+    best: float = -math.inf
+    best_epoch: int = -1
+    sums: dict[str, float] = field(default_factory=dict)
+    history: list[dict] = field(default_factory=list)
+
+
+def fit(
+    fabric,
+    model: nn.Module,
+    step: Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]],
+    batches: Batches,
+    loader: Callable[[Batches, int], Iterable[dict[str, Tensor]]],
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    plan: Plan,
+    run: RunFolder | None = None,
+    validate: Callable[[nn.Module], dict[str, float]] | None = None,
+    card: dict | None = None,
+    say: Callable[[str], None] = print,
+) -> Progressed:
+    """Train a model and return where it ended, with one history row an epoch.
+
+    fabric: `lightning_fabric.Fabric`, launched; decides device, precision and processes.
+    step: (model, batch) -> named scalars; 'loss' is minimised, all are averaged into the log.
+    loader: (batches, first step) -> iterable of batches of the current epoch.
+    validate: module in eval mode -> numbers for the log; 'val_accuracy' selects the best epoch.
+    card: facts about the model that are written into the header of its weights.
+    Raises UserError when the loss or a weight is no longer finite; the checkpoints before it stay.
+    """
+    module = model
+    model, optimizer = fabric.setup(model, optimizer)
+    state = Progressed()
+    if run is not None and run.resuming:
+        state = load_state(run, module, optimizer, schedule, fabric)
+        say(f"resuming {run.path} at epoch {state.epoch}, step {state.step}")
+    writer = run.tensorboard(purge_step=state.epoch) if run is not None else None
+    while state.epoch < plan.epochs:
+        started = time.perf_counter()
+        module.train()
+        _train_epoch(fabric, model, module, step, batches, loader, optimizer, schedule, plan, state, run)
+        row = _epoch_row(fabric, state, optimizer, time.perf_counter() - started)
+        if validate is not None and state.epoch >= plan.validate_from:
+            module.eval()
+            with torch.no_grad():
+                row.update(validate(module))
+        _check_weights(module, state, run)
+        state.history.append(row)
+        _select(module, plan, state, row, run, card, fabric)
+        schedule.step()
+        state.epoch, state.in_epoch, state.sums = state.epoch + 1, 0, {}
+        if run is not None:
+            run.write_history(state.history)
+            save_state(run, module, optimizer, schedule, fabric, state)
+        if fabric.is_global_zero:
+            say(_sentence(row, plan.epochs))
+            _to_tensorboard(writer, row)
+    if writer is not None:
+        writer.close()
+    module.eval()
+    return state
+
+
+def _train_epoch(fabric, model, module, step, batches, loader, optimizer, schedule, plan, state, run) -> None:
+    """Run the rest of the current epoch, from `state.in_epoch` on."""
+    batches.set_epoch(state.epoch)
+    total = len(batches)
+    waited, last = 0.0, time.perf_counter()
+    with Progress(
+        total, f"epoch {state.epoch + 1}/{plan.epochs}", done=state.in_epoch, on=fabric.is_global_zero
+    ) as bar:
+        for batch in loader(batches, state.in_epoch):
+            batch = fabric.to_device(batch)
+            waited += time.perf_counter() - last
+            torch.manual_seed(derive(MODEL, plan.seed, state.step, fabric.global_rank))
+            moves = (state.in_epoch + 1) % plan.accumulate == 0 or state.in_epoch + 1 == total
+            group = min(plan.accumulate, total - state.in_epoch // plan.accumulate * plan.accumulate)
+            with contextlib.nullcontext() if moves else fabric.no_backward_sync(model):
+                values = step(model, batch)
+                loss = values["loss"]
+                _check_loss(loss, state, run)
+                fabric.backward(loss * batch.get("weight", 1.0) / group)
+            if moves:
+                if plan.clip_norm is not None:
+                    fabric.clip_gradients(model, optimizer, max_norm=plan.clip_norm)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            size = len(batch["images"]) * (float(batch.get("weight", 1.0)) > 0)
+            _add(state.sums, {**{k: float(v.detach()) * size for k, v in values.items()}, "size": size})
+            state.step, state.in_epoch = state.step + 1, state.in_epoch + 1
+            bar.advance(loss=state.sums["loss"] / state.sums["size"])
+            if run is not None and plan.save_steps and state.step % plan.save_steps == 0 and moves:
+                save_state(run, module, optimizer, schedule, fabric, state)
+            last = time.perf_counter()
+    state.sums["waited"] = waited
+
+
+def _add(sums: dict[str, float], values: dict[str, float]) -> None:
+    for key, value in values.items():
+        sums[key] = sums.get(key, 0.0) + value
+
+
+def _epoch_row(fabric, state: Progressed, optimizer, seconds: float) -> dict[str, float]:
+    """Average the epoch over its samples and all processes."""
+    waited = state.sums.pop("waited")
+    names = sorted(state.sums)
+    sums = torch.tensor([state.sums[name] for name in names], dtype=torch.float64)
+    sums = fabric.all_reduce(fabric.to_device(sums), reduce_op="sum")
+    values = dict(zip(names, sums.tolist(), strict=True))
+    size = values.pop("size")
+    row = {"epoch": state.epoch, "lr": optimizer.param_groups[0]["lr"]}
+    row |= {name: value / size for name, value in values.items()}
+    return {**row, "seconds": round(seconds, 3), "wait_share": round(waited / max(seconds, 1e-9), 4)}
+
+
+def _check_loss(loss: Tensor, state: Progressed, run: RunFolder | None) -> None:
+    if not math.isfinite(loss.item()):
+        raise UserError(
+            f"the loss became {loss.item()} at step {state.step} (epoch {state.epoch}, batch {state.in_epoch}): "
+            f"{_last_good(run)}; lower the rate or clip gradients (--optim.clip_norm)"
+        )
+
+
+def _check_weights(module: nn.Module, state: Progressed, run: RunFolder | None) -> None:
+    for name, value in module.state_dict().items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise UserError(f"{name} is no longer finite after epoch {state.epoch}: {_last_good(run)}; lower the rate")
+
+
+def _last_good(run: RunFolder | None) -> str:
+    kept = run is not None and run.last.is_file()
+    return f"the last good checkpoint is {run.last}" if kept else "no checkpoint had been written yet"
+
+
+def _select(module, plan: Plan, state: Progressed, row: dict, run, card, fabric) -> None:
+    """Write the weights when this epoch is the one to keep so far."""
+    score = row.get("val_accuracy")
+    if plan.select == "last":
+        keep = True
+    elif score is None:  # before the first validation the newest weights are kept
+        keep = state.best == -math.inf
+    else:
+        keep = score > state.best
+    if not keep:
+        return
+    state.best_epoch = state.epoch
+    state.best = state.best if score is None else score
+    if run is not None and fabric.is_global_zero:
+        facts = {"epoch": state.epoch, "val_accuracy": score}
+        save_weights(module, run.best, {**(card or {}), **facts})
+
+
+def save_state(run: RunFolder, module, optimizer, schedule, fabric, state: Progressed) -> None:
+    """Write the resume checkpoint: weights, optimiser, schedule, loss scale, position. Read back without unpickling."""
+    if not fabric.is_global_zero:
+        return
+    content = {
+        "format": STATE_FORMAT,
+        "model": module.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+        "precision": fabric.strategy.precision.state_dict(),
+        "progress": json.dumps(vars(state)),
+    }
+    content["schedule"].pop("milestones", None)  # a Counter, which a weights-only reader refuses; the recipe has it
+    write_atomically(run.last, lambda name: torch.save(content, name))
+
+
+def load_state(run: RunFolder, module, optimizer, schedule, fabric) -> Progressed:
+    """Restore everything that `save_state` wrote; raises UserError for a damaged file or another model."""
+    try:
+        content = torch.load(run.last, map_location="cpu", weights_only=True)
+        progress = Progressed(**json.loads(content["progress"]))
+        module.load_state_dict(content["model"])
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"cannot resume from {run.last}, which is half written or of another model ({reason}): "
+            "delete it to start again, or --overwrite true"
+        ) from error
+    optimizer.load_state_dict(content["optimizer"])
+    schedule.load_state_dict(content["schedule"])
+    fabric.strategy.precision.load_state_dict(content["precision"])
+    return progress
+
+
+def _sentence(row: dict, epochs: int) -> str:
+    text = f"epoch {row['epoch'] + 1}/{epochs}  loss {row['loss']:.4f}"
+    if "accuracy" in row:
+        text += f"  train {100 * row['accuracy']:.2f} %"
+    if "val_accuracy" in row:
+        text += f"  validation {100 * row['val_accuracy']:.2f} ± {100 * row.get('val_interval', 0):.2f} %"
+    return text + f"  ({row['seconds']:.1f} s)"
+
+
+def _to_tensorboard(writer, row: dict) -> None:
+    if writer is not None:
+        for name, value in row.items():
+            writer.add_scalar(name, value, row["epoch"])
+        writer.flush()

@@ -1,0 +1,126 @@
+"""From chosen items to tensors: numbered batches and numbered steps of episodes, the same for any number of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from episodes.dataset import ImageSet
+from episodes.sampler import EpisodeSampler
+from episodes.seeds import AUGMENT, ORDER, derive, torch_generator
+from episodes.transforms import augment_batch, eval_transform, seeded, train_transform
+
+
+class Pictures:
+    """Items of a data set as normalised tensors.
+
+    size: side in pixels. mean, std: of the backbone. augment: see `episodes.transforms.train_transform`; "none" is the
+        evaluation transform.
+    """
+
+    def __init__(
+        self, dataset: ImageSet, size: int, mean: Sequence[float], std: Sequence[float], augment: str = "none"
+    ) -> None:
+        self.dataset, self.size, self.mean, self.std, self.augment = dataset, size, mean, std, augment
+        self.in_memory = hasattr(dataset, "batch")
+        self._transform = (
+            train_transform(size, mean, std, augment) if augment != "none" else eval_transform(size, mean, std)
+        )
+
+    def load(self, indices: np.ndarray | Sequence[int], *seed: int) -> Tensor:
+        """Return (N, 3, size, size) float32 images; what is random in them depends on `seed` and the place alone."""
+        if self.in_memory:  # whole batch at once
+            generator = torch_generator(AUGMENT, *seed)
+            return augment_batch(self.dataset.batch(indices), generator, self.size, self.mean, self.std, self.augment)
+        images = []
+        for place, index in enumerate(np.asarray(indices).tolist()):
+            transform = self._transform
+            if self.augment != "none":
+                transform = seeded(transform, (AUGMENT, *seed, place))
+            images.append(transform(self.dataset[index][0]))
+        return torch.stack(images)
+
+
+class BatchImages(Dataset):
+    """Shuffled batches of labelled images; item b of an epoch is batch b, the last one may be smaller.
+
+    The order is a function of (seed, epoch). With several processes each takes every world_size-th image of a batch;
+    "weight" is its share times world_size, so that averaging gradients over processes gives the batch's mean.
+    """
+
+    def __init__(
+        self, pictures: Pictures, batch_size: int, seed: int = 0, epoch: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.pictures, self.batch_size, self.seed = pictures, batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        self.set_epoch(epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Shuffle anew for another epoch."""
+        self.epoch = epoch
+        generator = np.random.Generator(np.random.PCG64(derive(ORDER, self.seed, epoch)))
+        self._order = generator.permutation(len(self.pictures.dataset))
+
+    def __len__(self) -> int:
+        return -(-len(self._order) // self.batch_size)
+
+    def __getitem__(self, number: int) -> dict[str, Tensor]:
+        whole = self._order[number * self.batch_size : (number + 1) * self.batch_size]
+        mine = whole[self.rank :: self.world_size]
+        weight = len(mine) * self.world_size / len(whole)
+        if not len(mine):  # fewer images than processes: take part with no weight
+            mine = whole[:1]
+        return {
+            "images": self.pictures.load(mine, self.seed, self.epoch, number, self.rank),
+            "labels": torch.from_numpy(self.pictures.dataset.labels[mine]),
+            "weight": torch.tensor(weight),
+        }
+
+
+class EpisodeImages(Dataset):
+    """Steps of episodes with their images; item s of an epoch is step s of this process.
+
+    episodes_per_step: episodes in one step, stacked; the last step may hold fewer.
+    An item has images (E, S+Q, 3, size, size) with the support first, support_labels (E, S) and query_labels (E, Q)
+    with -1 for padding, and the episode numbers (E,).
+    """
+
+    def __init__(self, pictures: Pictures, sampler: EpisodeSampler, episodes_per_step: int = 1) -> None:
+        self.pictures, self.sampler, self.episodes_per_step = pictures, sampler, episodes_per_step
+
+    def set_epoch(self, epoch: int) -> None:
+        """Move on to the episodes of another epoch."""
+        self.sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return -(-len(self.sampler) // self.episodes_per_step)
+
+    def __getitem__(self, step: int) -> dict[str, Tensor]:
+        numbers = self.sampler.numbers[step * self.episodes_per_step : (step + 1) * self.episodes_per_step]
+        batch = self.sampler.batch(numbers)
+        items = np.concatenate([batch.support, batch.query], axis=1)
+        seed = (self.sampler.seed, self.sampler.epoch, int(numbers[0]))
+        images = self.pictures.load(items.ravel(), *seed)
+        return {
+            "images": images.unflatten(0, items.shape),
+            "support_labels": torch.from_numpy(np.array(batch.support_labels)),
+            "query_labels": torch.from_numpy(np.array(batch.query_labels)),
+            "numbers": torch.from_numpy(batch.numbers.copy()),
+        }
+
+
+def numbered_loader(dataset: Dataset, workers: int = 0, start: int = 0, pin_memory: bool = False) -> DataLoader:
+    """Serve items start, start + 1, ... of a numbered data set in order; workers change the speed and nothing else."""
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=range(start, len(dataset)),
+        num_workers=workers,
+        pin_memory=pin_memory,
+        # 'fork' would copy a threaded process; a fresh interpreter per worker would import torch again every epoch.
+        multiprocessing_context="fork" if workers else None,
+    )

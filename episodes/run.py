@@ -1,0 +1,144 @@
+"""The folder of one run: resolved configuration, log, curves, metrics and checkpoints, all written atomically."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import yaml
+
+from backbones.checkpoint import write_atomically
+from episodes.errors import UserError
+
+LAST, BEST = "last.ckpt", "best.safetensors"
+# Options that may differ between a run and its continuation: they change nothing but speed, place or length.
+FREE_KEYS = ("run", "resume", "overwrite", "machine", "data.workers", "optim.epochs", "quiet")
+PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "timm", "lightning-fabric")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    write_atomically(path, lambda name: Path(name).write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a JSON file atomically."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def environment() -> dict[str, str]:
+    """Return what the numbers of a run depend on besides its configuration: versions, command, commit, device."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    root = Path(__file__).resolve().parents[1]
+    commit = subprocess.run(
+        ["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    facts = {"python": platform.python_version(), "commit": commit.stdout.strip() or "unknown", "device": device}
+    return {**facts, "command": " ".join([Path(sys.argv[0]).stem, *sys.argv[1:]]), **versions}
+
+
+def _flatten(config: Mapping, prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+class RunFolder:
+    """Create, or on `resume` reopen, the folder of a run.
+
+    path: the folder. config: resolved configuration, plain values only.
+    resume: go on where the folder's last checkpoint stands (from the start when there is none yet).
+    overwrite: start anew in a folder that holds a run.
+    main: only the main process writes.
+    Raises UserError when the folder cannot be written, holds another run, or `resume` comes with another configuration.
+    """
+
+    def __init__(
+        self, path: str | Path, config: Mapping, resume: bool = False, overwrite: bool = False, main: bool = True
+    ) -> None:
+        self.path, self.config, self.main = Path(path), dict(config), main
+        self.resuming = resume and self.last.is_file()
+        if not main:
+            return
+        if (self.path / "config.yaml").is_file() and not (resume or overwrite):
+            raise UserError(
+                f"{self.path} already holds a run: give another --run, or --resume true to go on with it, "
+                "or --overwrite true to replace it"
+            )
+        if resume:
+            self._same_config()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(self.path / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
+            write_json(self.path / "environment.json", environment())
+        except OSError as error:
+            raise UserError(
+                f"cannot write to the run folder {self.path} ({error.strerror}): give another --run"
+            ) from error
+        if overwrite and not resume:
+            for name in (LAST, BEST, "log.jsonl", "history.csv", "metrics.json"):
+                (self.path / name).unlink(missing_ok=True)
+            for old in (self.path / "tensorboard").glob("events.*"):
+                old.unlink()
+
+    @property
+    def last(self) -> Path:
+        """Checkpoint to resume from."""
+        return self.path / LAST
+
+    @property
+    def best(self) -> Path:
+        """Weights of the selected epoch, with the model card in their header."""
+        return self.path / BEST
+
+    def _same_config(self) -> None:
+        file = self.path / "config.yaml"
+        if not self.resuming or not file.is_file():
+            return
+        old, new = _flatten(yaml.safe_load(file.read_text())), _flatten(json.loads(json.dumps(self.config)))
+        for key in sorted(old.keys() | new.keys()):
+            if not key.startswith(FREE_KEYS) and old.get(key) != new.get(key):
+                raise UserError(
+                    f"cannot resume {self.path} with other options: {key} was {old.get(key)!r} and is now "
+                    f"{new.get(key)!r}; start a new --run for that"
+                )
+
+    def write_history(self, history: list[dict]) -> None:
+        """Write the curves so far as `log.jsonl` and `history.csv`: one row an epoch, replaced as a whole."""
+        if not self.main:
+            return
+        write_text(self.path / "log.jsonl", "".join(json.dumps(row) + "\n" for row in history))
+        columns = list(dict.fromkeys(key for row in history for key in row))
+        table = io.StringIO()
+        writer = csv.DictWriter(table, columns)
+        writer.writeheader()
+        writer.writerows(history)
+        write_text(self.path / "history.csv", table.getvalue())
+
+    def write_metrics(self, metrics: Mapping) -> None:
+        """Write `metrics.json`."""
+        if self.main:
+            write_json(self.path / "metrics.json", metrics)
+
+    def tensorboard(self, purge_step: int | None = None):
+        """Open a TensorBoard writer (None on other processes); what a killed run wrote after `purge_step` is hidden."""
+        if not self.main:
+            return None
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.path / "tensorboard"), purge_step=purge_step)

@@ -1,0 +1,118 @@
+"""Model cards: what a weights file says about itself, and models rebuilt from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from backbones import UserError, read_checkpoint
+from backbones.checkpoint import load_state
+from fewshot.encoder import Encoder
+from fewshot.methods import create_encoder
+
+
+@dataclass
+class Architecture:
+    """Everything needed to rebuild an encoder.
+
+    method, backbone, backbone_options, reduce_dim, activation: see `fewshot.methods.create_encoder`.
+    size: side in pixels of the training pictures. map_size: of the backbone's map at that size.
+    """
+
+    method: str
+    backbone: str
+    backbone_options: dict[str, Any] = field(default_factory=dict)
+    reduce_dim: int | None = None
+    activation: str = "relu"
+    size: int = 84
+    map_size: tuple[int, int] = (10, 10)
+
+    def build(self) -> Encoder:
+        """Build the encoder with random weights."""
+        return create_encoder(
+            self.method, self.backbone, self.backbone_options, self.reduce_dim, tuple(self.map_size), self.activation
+        )
+
+    def card(self, stage: str, **facts: object) -> dict[str, object]:
+        """Return the card of weights of this architecture; stage is 'pretrain', 'meta' or 'distill'."""
+        return {"stage": stage, **vars(self), "map_size": list(self.map_size), **facts}
+
+
+@torch.no_grad()
+def measure_map(backbone: nn.Module, size: int) -> tuple[int, int]:
+    """Return (H, W) of the backbone's map for pictures of `size` pixels.
+
+    Raises UserError when they are too small for the network.
+    """
+    training = backbone.training
+    try:
+        shape = backbone.eval()(torch.zeros(1, 3, size, size)).shape
+    except RuntimeError as error:
+        raise UserError(
+            f"pictures of {size} pixels are too small for the backbone ({str(error).splitlines()[0]}): raise the size"
+        ) from error
+    finally:
+        backbone.train(training)
+    return (shape[2], shape[3]) if len(shape) == 4 else (1, 1)
+
+
+def design(
+    method: str,
+    backbone: str,
+    backbone_options: dict[str, Any] | None = None,
+    reduce_dim: int | None = None,
+    activation: str = "relu",
+    size: int | None = None,
+) -> tuple[Architecture, Encoder]:
+    """Build an encoder for pictures of `size` pixels (default: the backbone's) whose declared map is the real one."""
+    plan = Architecture(method, backbone, dict(backbone_options or {}), reduce_dim, activation)
+    encoder = plan.build()
+    plan.size = size or encoder.backbone.input_size
+    plan.map_size = measure_map(encoder.backbone, plan.size)
+    fresh = getattr(encoder.pool, "temperature", None)
+    if fresh is not None:
+        nn.init.constant_(fresh, -torch.tensor(2.0 * plan.map_size[0] * plan.map_size[1]).log().item())
+    return plan, encoder
+
+
+@dataclass
+class Loaded:
+    """A model read from disk: its architecture, encoder, card, and the weights that belong to an episode head."""
+
+    architecture: Architecture
+    encoder: Encoder
+    card: dict[str, Any]
+    state: dict[str, Tensor]
+
+    def load_head(self, head: nn.Module) -> nn.Module:
+        """Give the head the weights that were trained with the encoder, where it has any and the file holds them."""
+        own = {key.removeprefix("head."): value for key, value in self.state.items() if key.startswith("head.")}
+        if own and any(True for _ in head.parameters()):
+            load_state(head, own, "head of the checkpoint")
+        return head
+
+
+def load_encoder(path: str | Path, fallback: Architecture | None = None, say: Callable[[str], None] = print) -> Loaded:
+    """Rebuild the encoder of a checkpoint.
+
+    path: weights of covey, whose card names the architecture, or any layout that `backbones.load_weights` reads.
+    fallback: architecture of files without a card.
+    Raises UserError when the file is damaged, has no card and no fallback, or does not fit.
+    """
+    state, card = read_checkpoint(path)
+    if "backbone" in card:
+        known = {name: card[name] for name in Architecture.__dataclass_fields__ if name in card}
+        plan = Architecture(**known)
+    elif fallback is not None:
+        plan = fallback
+    else:
+        raise UserError(f"{path} does not say what network it is of: name --model.method and --model.backbone")
+    encoder = plan.build()
+    report = load_state(encoder, state, path, drop=("classifier.", "module.classifier.", "head."))
+    say(f"{report}" + (f" [{card['stage']}, epoch {card.get('epoch')}]" if "stage" in card else ""))
+    return Loaded(plan, encoder, card, state)

@@ -1,0 +1,292 @@
+"""The options of the scripts: one dataclass a script, shared groups; flags, --help and recipe files come from them.
+
+No heavy import here, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass
+class Data:
+    """Pictures to train on and to validate with.
+
+    Args:
+        train: data set, for instance path/to/folder, glyphs:latin or pack.zip?by=mod5&split=train.
+        val: data set of the validation episodes; null trains without validation.
+        size: side of the pictures in pixels; null takes the backbone's own.
+        augment: standard (crop, flip, colour), light (small turns and shifts, for characters) or none.
+        in_memory: decode every picture once and keep it, for sets that fit.
+        workers: loader processes; they change the speed and nothing else.
+        skip_broken: leave out files that cannot be read, with their names in a warning.
+        download: let torchvision fetch a data set that is absent.
+    """
+
+    train: str = "glyphs:latin"
+    val: str | None = None
+    size: int | None = None
+    augment: Literal["standard", "light", "none"] = "standard"
+    in_memory: bool = False
+    workers: int = 0
+    skip_broken: bool = False
+    download: bool = False
+
+
+@dataclass
+class Model:
+    """What is trained.
+
+    Args:
+        method: protonet, good_embed, meta_deepbdc, stl_deepbdc, meta_baseline, covnet, adm, frn or deepemd.
+        backbone: conv4, resnet12, resnet18, ... or timm:NAME or torchvision:NAME.
+        backbone_options: arguments of the backbone, for instance {width: 32, pooled_stages: 3}.
+        reduce_dim: channels that enter the BDC matrix; null keeps the backbone's.
+        activation: after the reduction, relu or leaky_relu.
+        dropout: before the linear classifier.
+        weights: checkpoint to start from; null starts from random weights.
+        head: arguments of the episode head, for instance {C: 1.0}.
+    """
+
+    method: str = "meta_deepbdc"
+    backbone: str = "resnet12"
+    backbone_options: dict[str, Any] = field(default_factory=dict)
+    reduce_dim: int | None = None
+    activation: Literal["relu", "leaky_relu"] = "relu"
+    dropout: float = 0.0
+    weights: str | None = None
+    head: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Optim:
+    """How it is trained.
+
+    Args:
+        epochs: passes over the data (or over the training episodes).
+        batch_size: pictures a step in pre-training, over all processes.
+        name: sgd, adam or adamw.
+        lr: learning rate.
+        temperature_lr: rate of the BDC temperature; null trains it like the rest.
+        weight_decay: on all parameters.
+        momentum: of SGD.
+        nesterov: of SGD.
+        schedule: multistep, cosine or constant, stepped after every epoch.
+        milestones: epochs after which multistep multiplies the rate by gamma.
+        gamma: factor of multistep.
+        clip_norm: largest gradient norm; null does not clip.
+        accumulate: steps whose gradients are averaged before the weights move.
+        save_steps: also write the resume checkpoint every so many steps; 0 writes it after each epoch only.
+    """
+
+    epochs: int = 100
+    batch_size: int = 64
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: float = 0.05
+    temperature_lr: float | None = None
+    weight_decay: float = 5e-4
+    momentum: float = 0.9
+    nesterov: bool = True
+    schedule: Literal["multistep", "cosine", "constant"] = "multistep"
+    milestones: list[int] = field(default_factory=list)
+    gamma: float = 0.1
+    clip_norm: float | None = None
+    accumulate: int = 1
+    save_steps: int = 0
+
+
+@dataclass
+class Episodes:
+    """Size and number of episodes.
+
+    Args:
+        n_way: classes in an episode.
+        k_shot: support pictures of each class.
+        n_query: query pictures of each class.
+        episodes: number of episodes, in training per epoch.
+        drop_small: leave out classes with too few pictures instead of refusing them.
+    """
+
+    n_way: int = 5
+    k_shot: int = 1
+    n_query: int = 15
+    episodes: int = 600
+    drop_small: bool = False
+
+
+@dataclass
+class Machine:
+    """Where it runs.
+
+    Args:
+        accelerator: auto, cpu, cuda or mps.
+        devices: number of devices on this node, or auto; more than one trains with DDP.
+        num_nodes: nodes of a torchrun or SLURM job.
+        precision: 32-true, bf16-mixed or 16-mixed; second-order statistics stay in 32 bit.
+        threads: CPU threads of each process; null leaves it to torch.
+        channels_last: keep maps in the layout that convolutions are fastest in.
+        deterministic: ask the GPU libraries for repeatable algorithms.
+    """
+
+    accelerator: str = "auto"
+    devices: str | int = 1
+    num_nodes: int = 1
+    precision: str = "32-true"
+    threads: int | None = None
+    channels_last: bool = True
+    deterministic: bool = True
+
+
+@dataclass
+class Pretrain:
+    """Train backbone, pooling and a linear classifier on the base classes.
+
+    Args:
+        run: folder of this run.
+        seed: of the weights, the order and the augmentation.
+        resume: go on from the last checkpoint in the run folder.
+        overwrite: start anew in a folder that holds a run.
+        select: keep the weights of the best validation epoch or of the last.
+        validate_from: first epoch with validation.
+        data: the pictures
+        model: the model
+        optim: the training
+        validation: the validation episodes, scored with a prototype head
+        machine: the machine
+    """
+
+    run: str = "runs/pretrain"
+    seed: int = 1
+    resume: bool = False
+    overwrite: bool = False
+    select: Literal["best", "last"] = "best"
+    validate_from: int = 0
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    optim: Optim = field(default_factory=Optim)
+    validation: Episodes = field(default_factory=Episodes)
+    machine: Machine = field(default_factory=Machine)
+
+
+@dataclass
+class MetaTrain:
+    """Train a pre-trained encoder on episodes.
+
+    Args:
+        run: folder of this run.
+        checkpoint: pre-trained weights to start from; the architecture comes from the file's card.
+        method: episode head; null takes the method that the checkpoint was trained for.
+        seed: of the episodes and the augmentation.
+        resume: go on from the last checkpoint in the run folder.
+        overwrite: start anew in a folder that holds a run.
+        select: keep the weights of the best validation epoch or of the last.
+        episodes_per_step: episodes whose gradients are averaged in one step.
+        data: the pictures
+        model: for checkpoints without a card, and to train from random weights
+        optim: the training
+        episodes: the training episodes
+        validation: the validation episodes; null way, shot or query take the training's
+        machine: the machine
+    """
+
+    run: str = "runs/meta"
+    checkpoint: str | None = None
+    method: str | None = None
+    seed: int = 1
+    resume: bool = False
+    overwrite: bool = False
+    select: Literal["best", "last"] = "best"
+    episodes_per_step: int = 1
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    optim: Optim = field(default_factory=lambda: Optim(lr=1e-4, milestones=[40, 80]))
+    episodes: Episodes = field(default_factory=lambda: Episodes(n_query=16, episodes=1000))
+    validation: Episodes = field(default_factory=lambda: Episodes(n_query=16))
+    machine: Machine = field(default_factory=Machine)
+
+
+@dataclass
+class SelfDistill:
+    """Train generations of students, each taught by the one before (born-again distillation).
+
+    Args:
+        run: folder of this run; generation g goes into its sub-folder born<g>.
+        checkpoint: pre-trained weights, the teacher of the first generation.
+        generations: number of students.
+        teacher_mode: eval, or train as the official script leaves it (dropout on, batch statistics).
+        distill_temperature: T of the softened predictions.
+        ce_weight: weight of the cross-entropy with the labels.
+        kd_weight: weight of the divergence from the teacher.
+        seed: of the weights, the order and the augmentation.
+        resume: go on from the last checkpoint in the run folder.
+        overwrite: start anew in a folder that holds a run.
+        data: the pictures
+        model: for checkpoints without a card
+        optim: the training
+        validation: the validation episodes, for the log
+        machine: the machine
+    """
+
+    run: str = "runs/distill"
+    checkpoint: str | None = None
+    generations: int = 1
+    teacher_mode: Literal["eval", "train"] = "eval"
+    distill_temperature: float = 4.0
+    ce_weight: float = 0.5
+    kd_weight: float = 0.5
+    seed: int = 1
+    resume: bool = False
+    overwrite: bool = False
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    optim: Optim = field(default_factory=Optim)
+    validation: Episodes = field(default_factory=Episodes)
+    machine: Machine = field(default_factory=Machine)
+
+
+@dataclass
+class Evaluate:
+    """Score a checkpoint, or a library network as it is, on test episodes.
+
+    Args:
+        run: folder of the results.
+        checkpoint: weights to test; null tests the backbone named in model (timm:NAME with its own weights, say).
+        method: episode head; null takes the method of the checkpoint.
+        test: data sets to test on.
+        n_way: classes in an episode.
+        k_shot: shots to test, one table column each.
+        n_query: query pictures of each class.
+        episodes: episodes of each test.
+        repeats: independent sets of that many episodes.
+        drop_small: leave out classes with too few pictures instead of refusing them.
+        seed: of the episodes; the same seed gives every method the same episodes.
+        size: side of the pictures in pixels; null takes the checkpoint's.
+        cache: compute the features of every picture once; off encodes each episode's pictures again.
+        pictures: draw episodes, confusion, per-class accuracy and an embedding map.
+        skip_broken: leave out files that cannot be read, with their names in a warning.
+        download: let torchvision fetch a data set that is absent.
+        overwrite: replace results in the folder.
+        model: for checkpoints without a card, and the arguments of the head
+        machine: the machine
+    """
+
+    run: str = "runs/evaluate"
+    checkpoint: str | None = None
+    method: str | None = None
+    test: list[str] = field(default_factory=lambda: ["glyphs:greek"])
+    n_way: int = 5
+    k_shot: list[int] = field(default_factory=lambda: [1, 5])
+    n_query: int = 15
+    episodes: int = 2000
+    repeats: int = 1
+    drop_small: bool = False
+    seed: int = 0
+    size: int | None = None
+    cache: bool = True
+    pictures: bool = True
+    skip_broken: bool = False
+    download: bool = False
+    overwrite: bool = False
+    model: Model = field(default_factory=Model)
+    machine: Machine = field(default_factory=Machine)

@@ -1,0 +1,120 @@
+"""python -m tools.evaluate: score a checkpoint, or a library network as it is, on test episodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tools.cli import run_tool
+from tools.config import Data, Evaluate
+
+
+def evaluate(config: Evaluate) -> dict:
+    """Run the evaluation as configured; returns what `metrics.json` holds."""
+    import torch
+
+    from episodes.loaders import Pictures
+    from fewshot.methods import create_head, find_method
+    from tools import session
+    from tools.scoring import episode_samplers, score_set
+
+    fabric = session.open_fabric(config.machine, config.seed)
+    loaded = session.read_model(config.checkpoint, config.model, config.size, print)
+    method = config.method or loaded.architecture.method
+    if find_method(method).pool != find_method(loaded.architecture.method).pool:
+        session.refuse_pool(method, loaded.architecture.method)
+    options = {**loaded.card.get("head", {}), **config.model.head}
+    heads = {k: loaded.load_head(create_head(method, k, **options)) for k in config.k_shot}
+    session.lay_out(loaded.encoder, config.machine)
+    encoder = fabric.to_device(loaded.encoder.requires_grad_(False).eval())
+
+    def encode(images: torch.Tensor) -> torch.Tensor:
+        with fabric.autocast():
+            return encoder(images)
+
+    size, backbone = loaded.architecture.size, encoder.backbone
+    data = Data(skip_broken=config.skip_broken, download=config.download)
+    sets = {
+        name: Pictures(session.open_set(name, data, size), size, backbone.mean, backbone.std) for name in config.test
+    }
+    for pictures in sets.values():
+        for k in config.k_shot:
+            episode_samplers(config, pictures, k)  # refuses classes that are too few or too small, before any work
+    run = session.open_run(config, fabric)
+    scores = []
+    for name, pictures in sets.items():
+        some, features = score_set(name, config, encode, heads, pictures, fabric.device)
+        scores += some
+        if config.pictures:
+            draw(run.path, name, config, pictures, some, features, heads)
+    return finish(run, config, method, loaded, scores)
+
+
+def finish(run, config: Evaluate, method: str, loaded, scores) -> dict:
+    """Write metrics, per-episode results and the table; print the table."""
+    from rich.console import Console
+
+    from episodes.run import write_text
+    from fewshot.methods import METHODS
+    from tools.table import Table
+
+    groups = [(name, [f"{k}-shot" for k in config.k_shot]) for name in config.test]
+    title = f"{METHODS[method].title}, {config.n_way}-way, {config.n_query} queries a class"
+    cells = {(METHODS[method].title, s.test, f"{s.k_shot}-shot"): s.cell() for s in scores}
+    table = Table(title, [METHODS[method].title], groups, cells)
+    metrics = {
+        "method": method,
+        "checkpoint": config.checkpoint,
+        "stage": loaded.card.get("stage"),
+        "n_way": config.n_way,
+        "n_query": config.n_query,
+        "seed": config.seed,
+        "scores": [score.row() for score in scores],
+    }
+    run.write_metrics(metrics)
+    write_text(run.path / "table.md", table.to_markdown())
+    lines = ["test,k_shot,repeat,episode,accuracy"]
+    for score in scores:
+        for repeat, part in enumerate(score.evaluations):
+            pairs = zip(part.numbers.tolist(), part.accuracies.tolist(), strict=True)
+            lines += [f'"{score.test}",{score.k_shot},{repeat},{number},{a:.6f}' for number, a in pairs]
+    write_text(run.path / "episodes.csv", "\n".join(lines) + "\n")
+    Console().print(table.to_rich())
+    print(f"results in {run.path}")
+    return metrics
+
+
+def draw(folder: Path, name: str, config: Evaluate, pictures, scores, features, heads) -> None:
+    """Draw confusion, per-class accuracy, example episodes and an embedding map of one data set."""
+    import numpy as np
+
+    from episodes.episode_plot import plot_episode
+    from episodes.plots import plot_confusion, plot_embedding, plot_per_class
+    from tools.scoring import episode_samplers, picture_of
+
+    names, place = pictures.dataset.class_names, folder / "pictures" / safe_name(name)
+    place.mkdir(parents=True, exist_ok=True)
+    for score in scores:
+        shots = f"{score.k_shot}shot"
+        np.save(place / f"confusion_{shots}.npy", score.confusion)
+        plot_confusion(score.confusion, names, place / f"confusion_{shots}.png")
+        plot_per_class(score.evaluations[0].per_class, names, place / f"per_class_{shots}.png")
+        if features is not None:
+            sampler = episode_samplers(config, pictures, score.k_shot)[0]
+            shown = picture_of(name, pictures, sampler, 0, {"": features}, {"": heads[score.k_shot]})
+            plot_episode(
+                shown.support_images, shown.support_labels, shown.query_images, shown.query_labels,
+                shown.predictions[""], shown.class_names, place / f"episode_{shots}.png",
+            )  # fmt: skip
+    if features is not None and features.dim() == 2:
+        chosen = np.flatnonzero(pictures.dataset.labels < 10)
+        plot_embedding(features[chosen].cpu().numpy(), pictures.dataset.labels[chosen], names[:10], place / "map.png")
+
+
+def safe_name(spec: str) -> str:
+    """Turn the text that names a data set into a file name."""
+    kept = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in spec)
+    return kept.strip("_.")[-60:] or "set"
+
+
+if __name__ == "__main__":
+    run_tool(Evaluate, "evaluate", evaluate)

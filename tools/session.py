@@ -1,0 +1,174 @@
+"""From options to objects: device, data sets, models, run folders. Everything is checked here, before long work."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+
+import lightning_fabric
+import torch
+from torch import nn
+
+from backbones import UserError
+from episodes.dataset import open_dataset, to_memory
+from episodes.engine import Plan
+from episodes.evaluate import evaluate
+from episodes.loaders import Pictures, numbered_loader
+from episodes.optim import build_optimizer, build_schedule
+from episodes.run import RunFolder
+from episodes.sampler import EpisodeSampler
+from episodes.seeds import INIT, derive
+from episodes.transforms import resize_for
+from fewshot.card import Architecture, Loaded, design, load_encoder
+from fewshot.methods import METHODS
+from tools.config import Data, Episodes, Machine, Model, Optim
+
+
+def open_fabric(machine: Machine, seed: int) -> lightning_fabric.Fabric:
+    """Start Lightning Fabric and seed torch for the initial weights."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+    if machine.threads:
+        torch.set_num_threads(machine.threads)
+    if machine.deterministic and torch.cuda.is_available():
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    try:
+        fabric = lightning_fabric.Fabric(
+            accelerator=machine.accelerator,
+            devices=machine.devices,
+            num_nodes=machine.num_nodes,
+            precision=machine.precision,
+        )
+    except (ValueError, RuntimeError, lightning_fabric.utilities.exceptions.MisconfigurationException) as error:
+        raise UserError(f"cannot use this machine as asked: {str(error).splitlines()[0]}") from error
+    fabric.launch()
+    torch.manual_seed(derive(INIT, seed))
+    return fabric
+
+
+def open_set(spec: str, data: Data, size: int):
+    """Open one data set by its text, decoded once into memory where asked."""
+    dataset = open_dataset(spec, skip_broken=data.skip_broken, download=data.download)
+    if data.in_memory and not hasattr(dataset, "batch"):
+        side = resize_for(size)
+        dataset = to_memory(dataset, side, side)
+    return dataset
+
+
+def open_pictures(data: Data, backbone: nn.Module, size: int) -> tuple[Pictures, Pictures | None]:
+    """Open the training and the validation pictures."""
+    mean, std = backbone.mean, backbone.std
+    train = Pictures(open_set(data.train, data, size), size, mean, std, data.augment)
+    val = Pictures(open_set(data.val, data, size), size, mean, std) if data.val else None
+    return train, val
+
+
+def new_model(model: Model, size: int | None) -> tuple[Architecture, nn.Module]:
+    """Design an encoder with fresh weights from the model options."""
+    return design(model.method, model.backbone, model.backbone_options, model.reduce_dim, model.activation, size)
+
+
+def read_model(checkpoint: str | None, model: Model, size: int | None, say: Callable[[str], None]) -> Loaded:
+    """Read a checkpoint; without one, design the model from its options."""
+    if checkpoint is None:
+        plan, encoder = new_model(model, size)
+        return Loaded(plan, encoder, {}, {})
+    loaded = load_encoder(checkpoint, new_model(model, size)[0], say)
+    if size:
+        loaded.architecture.size = size
+    return loaded
+
+
+def make_sampler(pictures: Pictures, episodes: Episodes, seed: int, epoch: int = 0, fabric=None) -> EpisodeSampler:
+    """Build the sampler of a data set; raises UserError when classes are too few or too small."""
+    return EpisodeSampler(
+        pictures.dataset.labels,
+        episodes.n_way,
+        episodes.k_shot,
+        episodes.n_query,
+        episodes.episodes,
+        seed,
+        epoch,
+        drop_small=episodes.drop_small,
+        class_names=pictures.dataset.class_names,
+        rank=fabric.global_rank if fabric else 0,
+        world_size=fabric.world_size if fabric else 1,
+    )
+
+
+def make_validator(
+    fabric, pictures: Pictures | None, episodes: Episodes, head: nn.Module, seed: int
+) -> Callable[[nn.Module], dict[str, float]] | None:
+    """Return a function that scores a model on the fixed validation episodes; None without validation pictures."""
+    if pictures is None:
+        return None
+    sampler = make_sampler(pictures, episodes, seed)
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        def encode(images: torch.Tensor) -> torch.Tensor:
+            with fabric.autocast():
+                return model.features(images)
+
+        own = getattr(model, "head", head)
+        result = evaluate(encode, own, pictures, sampler, fabric.device, show=fabric.is_global_zero)
+        return {"val_accuracy": result.mean, "val_interval": result.interval}
+
+    return validate
+
+
+def make_training(
+    model: nn.Module, optim: Optim, machine: Machine
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """Lay the weights out for speed, and build optimiser and schedule from the options."""
+    lay_out(model, machine)
+    optimizer = build_optimizer(
+        model, optim.lr, optim.weight_decay, optim.momentum, optim.nesterov, optim.temperature_lr, optim.name
+    )
+    return optimizer, build_schedule(optimizer, optim.schedule, optim.epochs, optim.milestones, optim.gamma)
+
+
+def lay_out(model: nn.Module, machine: Machine) -> None:
+    """Put the weights of convolutions into the layout that they are fastest in; numbers stay what they are."""
+    if machine.channels_last:
+        model.to(memory_format=torch.channels_last)
+
+
+def refuse_pool(method: str, trained: str) -> None:
+    """Raise the error for a head that wants other features than the checkpoint gives."""
+    fitting = [name for name, entry in METHODS.items() if entry.pool == METHODS[trained].pool]
+    raise UserError(
+        f"the head of '{method}' does not fit features of a '{trained}' checkpoint: use one of {', '.join(fitting)}"
+    )
+
+
+def make_plan(optim: Optim, seed: int, select: str, validate_from: int = 0) -> Plan:
+    """Collect what the training loop needs to know."""
+    return Plan(
+        epochs=optim.epochs,
+        clip_norm=optim.clip_norm,
+        accumulate=optim.accumulate,
+        validate_from=validate_from,
+        select=select,
+        save_steps=optim.save_steps,
+        seed=seed,
+    )
+
+
+def open_run(config, fabric, path: str | None = None) -> RunFolder:
+    """Open the run folder of a script's options."""
+    run = path or config.run
+    resume = getattr(config, "resume", False)
+    return RunFolder(run, asdict(config), resume, config.overwrite, fabric.is_global_zero)
+
+
+def make_loader(data: Data, fabric) -> Callable:
+    """Return the function that serves the batches of an epoch from a given step on."""
+    pin = fabric.device.type == "cuda"
+    return lambda batches, start: numbered_loader(batches, data.workers, start, pin)
+
+
+def speaker(fabric) -> Callable[[str], None]:
+    """Return print on the first process and silence on the others."""
+    return print if fabric.is_global_zero else lambda text: None
