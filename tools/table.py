@@ -1,0 +1,165 @@
+"""What the demo has to show, as plain data: a table of accuracies and pictures of episodes. Needs no torch."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measured number.
+
+    mean, interval: accuracy over episodes and the half-width of its 95 % interval, as fractions.
+    episodes: how many were scored.  seconds: wall time that took.
+    """
+
+    mean: float
+    interval: float
+    episodes: int
+    seconds: float
+
+    @property
+    def percent(self) -> str:
+        """The mean as printed, without a sign: '93.41'."""
+        return f"{100 * self.mean:.2f}"
+
+    @property
+    def half_width(self) -> str:
+        """The interval as printed: '0.52'."""
+        return f"{100 * self.interval:.2f}"
+
+    @property
+    def cost(self) -> str:
+        """Episodes and seconds as printed: '600 ep, 4.2 s'."""
+        return f"{self.episodes:,} ep, {self.seconds:.{1 if self.seconds < 99.95 else 0}f} s"
+
+
+@dataclass
+class Table:
+    """Accuracies of methods (rows) on columns in groups, for instance ("greek", ["1-shot", "5-shot"]).
+
+    cells: by (row name, group name, column name); a missing key was not measured and prints as a dash.
+    notes: explanations that go below the table, by keyword.
+    Raises ValueError for a cell that has no place in the table.
+    """
+
+    title: str
+    row_names: list[str]
+    column_groups: list[tuple[str, list[str]]]
+    cells: dict[tuple[str, str, str], Cell]
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        places = {(row, group, column) for row in self.row_names for group, column in self.columns}
+        for key in self.cells:
+            if key not in places:
+                raise ValueError(f"cell {key} has no place in the table '{self.title}': add its row or column first")
+
+    @property
+    def columns(self) -> list[tuple[str, str]]:
+        """All (group, column) pairs from left to right."""
+        return [(group, column) for group, columns in self.column_groups for column in columns]
+
+    def is_best(self, row: str, group: str, column: str) -> bool:
+        """Whether no other row prints a higher mean in this column; rows that print the same are all best.
+
+        A column that has a single measured row has no best.
+        """
+        means = {
+            name: self.cells[name, group, column] for name in self.row_names if (name, group, column) in self.cells
+        }
+        finite = {name: float(cell.percent) for name, cell in means.items() if cell.mean == cell.mean}
+        return len(finite) > 1 and row in finite and finite[row] == max(finite.values())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dictionary a measured cell, in reading order; accuracies stay fractions."""
+        return [
+            {"row": row, "group": group, "column": column, **vars(self.cells[row, group, column])}
+            for row in self.row_names
+            for group, column in self.columns
+            if (row, group, column) in self.cells
+        ]
+
+    def to_markdown(self) -> str:
+        """Write the table for a README or an issue; the best of each column is bold."""
+
+        def line(values: list[str]) -> str:
+            return "| " + " | ".join(value.replace("|", "\\|") for value in values) + " |"
+
+        lines = [line(["", *(f"{group} {column}".strip() for group, column in self.columns)])]
+        lines.append("| :-- |" + " --: |" * len(self.columns))
+        for row in self.row_names:
+            values = [row]
+            for group, column in self.columns:
+                cell = self.cells.get((row, group, column))
+                bold = "**" if self.is_best(row, group, column) else ""
+                values.append(f"{bold}{cell.percent} ± {cell.half_width}{bold} ({cell.cost})" if cell else "–")
+            lines.append(line(values))
+        notes = [f"- {key}: {text}" for key, text in self.notes.items()]
+        return "\n".join([f"### {self.title}", "", *lines, *([""] if notes else []), *notes]) + "\n"
+
+    def to_csv(self) -> str:
+        """Write one line a cell (row, group, column, percentages with their full digits, cost)."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["row", "group", "column", "mean_percent", "interval_percent", "episodes", "seconds", "best"])
+        for entry in self.rows():
+            key = (entry["row"], entry["group"], entry["column"])
+            percents = [round(100 * entry["mean"], 6), round(100 * entry["interval"], 6)]
+            writer.writerow([*key, *percents, entry["episodes"], round(entry["seconds"], 3), int(self.is_best(*key))])
+        return text.getvalue()
+
+    def to_rich(self) -> RichTable:
+        """Build the table for a terminal; beyond four columns the interval gets a line of its own, to fit 80 places.
+
+        Where all cells have the same number of episodes, it stands once below the table.
+        """
+        from rich import box
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        counts = {cell.episodes for cell in self.cells.values()}
+        shared = {"episodes per cell": f"{counts.pop():,}"} if len(counts) == 1 else {}
+        caption = "\n".join(f"{key}: {text}" for key, text in {**shared, **self.notes}.items())
+        table = RichTable(title=Text(self.title), caption=Text(caption), box=box.SIMPLE_HEAD)
+        table.title_justify = table.caption_justify = "left"
+        table.add_column("", no_wrap=True)
+        for group, column in self.columns:
+            table.add_column(Text(f"{group}\n{column}"), justify="right")
+        wrap = "\n" if len(self.columns) > 4 else " "
+        for row in self.row_names:
+            values = [Text(row)]
+            for group, column in self.columns:
+                value = Text("–")
+                if cell := self.cells.get((row, group, column)):
+                    best = self.is_best(row, group, column)
+                    value = Text(f"{cell.percent}{wrap}± {cell.half_width}", style="bold" if best else "")
+                    cost = cell.cost.partition(", ")[2] if shared else cell.cost.replace(", ", "," + wrap)
+                    value.append(f"\n{cost}", style="not bold dim")
+                values.append(value)
+            table.add_row(*values, end_section=row != self.row_names[-1])
+        return table
+
+
+@dataclass
+class EpisodePicture:
+    """One episode to look at, with what every method said.
+
+    support_images (S, 3, H, W), query_images (Q, 3, H, W): uint8, arrays or tensors.
+    support_labels (S,), query_labels (Q,): numbers 0..n_way-1; -1 marks padding, which is not shown.
+    class_names: (n_way,).  predictions: method -> (Q,) predicted labels.
+    """
+
+    title: str
+    support_images: Any
+    support_labels: Any
+    query_images: Any
+    query_labels: Any
+    class_names: list[str]
+    predictions: dict[str, Any]
