@@ -55,10 +55,11 @@ def write_page(
 
     intro: plain text, a blank line starts a paragraph.  curves: name of the run -> history as for
     `episodes.plots.plot_curves`.  commands: what to type, one block each; lines that start with '#' become its caption.
-    Raises ValueError if the page would have more than 3 MB even with the smallest pictures, for a history without rows
-    and for an episode whose labels, images and predictions do not fit.
+    Raises UserError if the page would have more than 3 MB even with the smallest pictures; ValueError for a history
+    without rows and for an episode whose labels, images and predictions do not fit.
     """
     from backbones.checkpoint import write_atomically
+    from backbones.errors import UserError
 
     words = {"title": title, "intro": intro, "facts": facts, "commands": commands}
     for side in SIDES:
@@ -67,7 +68,7 @@ def write_page(
             break
     else:
         pictures = sum(len(e.support_labels) + len(e.query_labels) for e in episodes)
-        raise ValueError(
+        raise UserError(
             f"the page would have {len(text.encode()) / 1e6:.1f} MB with its {pictures} pictures, "
             f"more than {MOST_BYTES / 1e6:.0f} MB: show fewer episodes or fewer queries"
         )

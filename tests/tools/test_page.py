@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from episodes.errors import UserError
 from tests.tools.test_table import METHODS, make_table
 from tools.charts import comparison_svg, curves_svg, group_ticks, nice_ticks
 from tools.page import MOST_BYTES, write_page
@@ -202,7 +203,7 @@ def test_large_pictures_shrink_until_the_page_is_small_enough(tmp_path):
 
 def test_a_page_that_cannot_be_small_is_refused_and_not_written(tmp_path):
     episodes = [make_episode(size=32, n_query=250, grey=False, seed=seed) for seed in range(3)]
-    with pytest.raises(ValueError, match="show fewer episodes"):
+    with pytest.raises(UserError, match="show fewer episodes"):
         render(tmp_path / "page.html", episodes=episodes)
     assert not list(tmp_path.iterdir())
 
