@@ -13,9 +13,16 @@ from pathlib import Path
 PROCESS = Path("/proc/self")
 
 
+class PeerMissing(Exception):
+    """The other side of a case is not installed; the message is one sentence that says how to get it."""
+
+
 @dataclass(frozen=True)
 class Case:
-    """What to run. `ours` and `other` each do the same `unit_count` units of work (episodes, images, ...) per call."""
+    """What to run. `ours` and `other` each do the same `unit_count` units of work (episodes, images, ...) per call.
+
+    device: 'cpu' or 'cuda', where both sides compute; on 'cuda' the clock waits for the device.
+    """
 
     name: str
     shape: str
@@ -24,11 +31,15 @@ class Case:
     other_name: str
     repeats: int = 5
     unit_count: int = 1
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured: median wall seconds per unit, other / ours, and peak memory in MB of 2**20 bytes (nan where unknown)."""
+    """What was measured: medians over `repeats` of wall seconds per unit, and peak memory.
+
+    ratio: other_s / ours_s. Memory is in MB of 2**20 bytes, of the device that computes; nan where unknown.
+    """
 
     case: str
     shape: str
@@ -38,31 +49,67 @@ class Row:
     ratio: float
     ours_mb: float
     other_mb: float
+    repeats: int
 
 
-def measure(case: Case) -> Row:
+def measure(case: Case, tick: Callable[[], None] = lambda: None) -> Row:
     """Run both sides once to warm up, then `repeats` times in turns, then once each for memory.
 
     Turns, with the side that goes first changing every round, let both meet the same load of a shared machine.
+    tick: called after each of the `call_count(case)` calls, for a progress bar.
     """
-    case.ours()
-    case.other()
+    peak = peak_cuda_mb if case.device == "cuda" else peak_mb
+    for run in (case.ours, case.other):
+        run()
+        tick()
     ours, other = [], []
     for repeat in range(case.repeats):
         sides = [(case.ours, ours), (case.other, other)]
         for run, seconds in sides if repeat % 2 == 0 else reversed(sides):
-            seconds.append(wall_seconds(run))
+            seconds.append(wall_seconds(run, case.device))
+            tick()
     ours_s, other_s = statistics.median(ours) / case.unit_count, statistics.median(other) / case.unit_count
-    memory = peak_mb(case.ours), peak_mb(case.other)
-    return Row(case.name, case.shape, case.other_name, ours_s, other_s, other_s / ours_s, *memory)
+    memory = []
+    for run in (case.ours, case.other):
+        memory.append(peak(run))
+        tick()
+    return Row(case.name, case.shape, case.other_name, ours_s, other_s, other_s / ours_s, *memory, case.repeats)
 
 
-def wall_seconds(run: Callable[[], None]) -> float:
+def call_count(case: Case) -> int:
+    """Return how many calls `measure` makes, both sides together."""
+    return 2 * (1 + case.repeats + 1)
+
+
+def wall_seconds(run: Callable[[], None], device: str = "cpu") -> float:
     """Time one call; garbage of earlier calls is collected before the clock starts."""
     gc.collect()
+    wait_for(device)
     start = time.perf_counter()
     run()
+    wait_for(device)
     return time.perf_counter() - start
+
+
+def wait_for(device: str) -> None:
+    """Return when the device has done all that was asked of it."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+
+
+def peak_cuda_mb(run: Callable[[], None]) -> float:
+    """Return by how many MB the tensors on the device outgrow, at their highest, what lies there before `run` runs."""
+    import torch
+
+    gc.collect()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
 def peak_mb(run: Callable[[], None]) -> float:

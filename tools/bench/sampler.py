@@ -5,29 +5,39 @@ easyfsl 1.5 is not compared: its task sampler passes an argument that torch's Sa
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
+import io
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from tools.bench.case import Case
+from tools.bench.case import Case, PeerMissing
 
 CLASSES, ITEMS = 64, 600  # the training split of miniImageNet
 WAYS, SHOTS, QUERIES = 5, 1, 15
 EPISODES = 10_000  # five test runs of 2,000
-SHAPE = f"{CLASSES} classes x {ITEMS} items, {WAYS}-way {SHOTS}-shot {QUERIES}-query"
+SHAPE = f"{WAYS}-way {SHOTS}-shot {QUERIES}-query of {CLASSES}x{ITEMS} items"
 LABELS = np.repeat(np.arange(CLASSES), ITEMS)
 
 
-def cases() -> list[Case]:
-    """One unit is one episode; every call draws episodes that were never drawn before."""
-    peers = []
-    if importlib.util.find_spec("learn2learn"):
-        # The fused transform alone leaves the classes in any order and the labels as they are; with the two others its
-        # episodes carry what ours do. Neither splits support from query, which its users do themselves.
-        peers += [("learn2learn fused", learn2learn_fused()), ("learn2learn fused, relabelled", learn2learn_labelled())]
-    return [Case("sampler", SHAPE, covey_sampler(), run, name, unit_count=EPISODES) for name, run in peers]
+def cases(device: str = "cpu") -> Iterator[Case]:
+    """One unit is one episode; every call draws episodes that were never drawn before. Runs on the CPU alone.
+
+    Raises PeerMissing where learn2learn is not installed.
+    """
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # gym, which it loads, prints a page of advice
+            import learn2learn.data  # noqa: F401
+    except ImportError as error:
+        raise PeerMissing(
+            f"learn2learn, which this case compares with, can't be imported ({error}): `make setup` builds it"
+        ) from error
+    # The fused transform alone leaves the classes in any order and the labels as they are; with the two others its
+    # episodes carry what ours do. Neither splits support from query, which its users do themselves.
+    yield Case("sampler", SHAPE, covey_sampler(), learn2learn_fused(), "learn2learn fused", unit_count=EPISODES)
+    shape = f"{SHAPE}, relabelled"
+    yield Case("sampler", shape, covey_sampler(), learn2learn_labelled(), "learn2learn fused", unit_count=EPISODES)
 
 
 def covey_sampler() -> Callable[[], None]:
