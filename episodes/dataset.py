@@ -45,7 +45,7 @@ class ArraySet:
 
     def batch(self, indices: np.ndarray | Sequence[int] | Tensor) -> Tensor:
         """Images at `indices` (B,) in one step: uint8 (B, 3, H, W)."""
-        images = self.images[torch.as_tensor(np.asarray(indices, dtype=np.int64))]
+        images = self.images[torch.from_numpy(np.array(indices, dtype=np.int64))]
         return images if images.ndim == 4 else images.unsqueeze(1).expand(-1, 3, -1, -1)
 
     def take(self, indices: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> ArraySet:

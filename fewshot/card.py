@@ -97,11 +97,18 @@ class Loaded:
         return head
 
 
-def load_encoder(path: str | Path, fallback: Architecture | None = None, say: Callable[[str], None] = print) -> Loaded:
+def load_encoder(
+    path: str | Path,
+    fallback: Architecture | None = None,
+    say: Callable[[str], None] = print,
+    method: str | None = None,
+) -> Loaded:
     """Rebuild the encoder of a checkpoint.
 
     path: weights of covey, whose card names the architecture, or any layout that `backbones.load_weights` reads.
     fallback: architecture of files without a card.
+    method: whose pooling to build, when it is not the one that the file was trained for. Average pooling and whole
+        maps have no weights and go with every backbone; BDC pooling needs weights that were trained with it.
     Raises UserError when the file is damaged, has no card and no fallback, or does not fit.
     """
     state, card = read_checkpoint(path)
@@ -112,6 +119,7 @@ def load_encoder(path: str | Path, fallback: Architecture | None = None, say: Ca
         plan = fallback
     else:
         raise UserError(f"{path} does not say what network it is of: name --model.method and --model.backbone")
+    plan.method = method or plan.method
     encoder = plan.build()
     report = load_state(encoder, state, path, drop=("classifier.", "module.classifier.", "head."))
     say(f"{report}" + (f" [{card['stage']}, epoch {card.get('epoch')}]" if "stage" in card else ""))

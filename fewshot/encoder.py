@@ -45,8 +45,11 @@ class PretrainModel(nn.Module):
         return self.pool(self.backbone(images))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> class logits (B, num_classes)."""
-        return self.classifier(self.dropout(self.features(images)))
+        """(B, 3, H, W) -> class logits (B, num_classes). Whole maps are averaged for the classifier."""
+        features = self.features(images)
+        if features.dim() > 2:
+            features = features.flatten(2).mean(2)
+        return self.classifier(self.dropout(features))
 
 
 class EpisodeModel(nn.Module):

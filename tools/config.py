@@ -290,3 +290,64 @@ class Evaluate:
     overwrite: bool = False
     model: Model = field(default_factory=Model)
     machine: Machine = field(default_factory=Machine)
+
+
+@dataclass
+class Compare:
+    """Train and test several methods on equal terms: same pictures, same pre-training, same episodes.
+
+    Args:
+        run: folder of all results; finished parts in it are kept, so that a killed run goes on where it stood.
+        methods: methods to compare, see Model.method.
+        seeds: one whole comparison for each; the table pools their episodes.
+        train: data set of the base classes.
+        val: data set of the validation episodes.
+        test: data sets to test on, as NAME=DATASET.
+        size: side of the pictures in pixels.
+        augment: of the training pictures.
+        in_memory: decode every picture once and keep it.
+        backbone: see Model.backbone.
+        backbone_options: arguments of the backbone.
+        reduce_dim: channels that enter the BDC matrix; null keeps the backbone's.
+        dropout: before the linear classifier of second-order models.
+        n_way: classes in an episode.
+        k_shot: shots to train for and to test.
+        n_query: query pictures of each class in tests.
+        episodes: test episodes of each data set, shot and seed.
+        generations: self-distillation generations of the methods without meta-training.
+        head: arguments of the heads by method, for instance {stl_deepbdc: {C: 1.0}}.
+        pretrain: the pre-training
+        meta: the meta-training
+        meta_episodes: training episodes per epoch
+        validation: the validation episodes
+        machine: the machine
+    """
+
+    run: str = "runs/demo"
+    methods: list[str] = field(default_factory=lambda: ["protonet", "good_embed", "meta_deepbdc", "stl_deepbdc"])
+    seeds: list[int] = field(default_factory=lambda: [1])
+    train: str = "glyphs:latin?variants=2"
+    val: str | None = "glyphs:armenian"
+    test: list[str] = field(
+        default_factory=lambda: ["Greek=glyphs:greek", "Georgian=glyphs:georgian", "digits=digits?size=32"]
+    )
+    size: int = 32
+    augment: Literal["standard", "light", "none"] = "light"
+    in_memory: bool = False
+    backbone: str = "conv4"
+    backbone_options: dict[str, Any] = field(default_factory=lambda: {"pooled_stages": 3, "input_size": 32})
+    reduce_dim: int | None = None
+    dropout: float = 0.3
+    n_way: int = 5
+    k_shot: list[int] = field(default_factory=lambda: [1, 5])
+    n_query: int = 15
+    episodes: int = 600
+    generations: int = 0
+    head: dict[str, Any] = field(default_factory=dict)
+    pretrain: Optim = field(
+        default_factory=lambda: Optim(epochs=4, batch_size=64, temperature_lr=1e-3, schedule="cosine")
+    )
+    meta: Optim = field(default_factory=lambda: Optim(epochs=2, lr=1e-3, schedule="cosine"))
+    meta_episodes: Episodes = field(default_factory=lambda: Episodes(n_query=8, episodes=100))
+    validation: Episodes = field(default_factory=lambda: Episodes(episodes=200))
+    machine: Machine = field(default_factory=Machine)

@@ -13,15 +13,13 @@ def evaluate(config: Evaluate) -> dict:
     import torch
 
     from episodes.loaders import Pictures
-    from fewshot.methods import create_head, find_method
+    from fewshot.methods import create_head
     from tools import session
     from tools.scoring import episode_samplers, score_set
 
     fabric = session.open_fabric(config.machine, config.seed)
-    loaded = session.read_model(config.checkpoint, config.model, config.size, print)
-    method = config.method or loaded.architecture.method
-    if find_method(method).pool != find_method(loaded.architecture.method).pool:
-        session.refuse_pool(method, loaded.architecture.method)
+    loaded = session.read_model(config.checkpoint, config.model, config.size, print, config.method)
+    method = loaded.architecture.method
     options = {**loaded.card.get("head", {}), **config.model.head}
     heads = {k: loaded.load_head(create_head(method, k, **options)) for k in config.k_shot}
     session.lay_out(loaded.encoder, config.machine)

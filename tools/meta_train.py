@@ -18,13 +18,12 @@ def meta_train(config: MetaTrain) -> dict:
 
     fabric = session.open_fabric(config.machine, config.seed)
     say = session.speaker(fabric)
-    loaded = session.read_model(config.checkpoint, config.model, config.data.size, say)
-    method = config.method or loaded.architecture.method
+    loaded = session.read_model(config.checkpoint, config.model, config.data.size, say, config.method)
+    method = loaded.architecture.method
     if not find_method(method).episodic:
         raise UserError(
             f"{METHODS[method].title} is not trained on episodes: test its pre-trained checkpoint with tools.evaluate"
         )
-    loaded.architecture.method = method
     shots = config.episodes.k_shot
     head = create_head(method, shots, **config.model.head)
     model = EpisodeModel(loaded.encoder, loaded.load_head(head))

@@ -76,14 +76,16 @@ def score_set(
     pictures: Pictures,
     device: torch.device | str = "cpu",
     show: bool = True,
+    features: Tensor | None = None,
 ) -> tuple[list[Score], Tensor | None]:
     """Score one data set at every shot; features are computed once for all shots and repeats.
 
-    heads: shot -> head. Returns the scores and the features (None when `config.cache` is off).
+    heads: shot -> head. features: of all pictures, when they are at hand already.
+    Returns the scores and the features (None when `config.cache` is off).
     """
     samplers = {k: episode_samplers(config, pictures, k) for k in heads}
-    scores, features, seconds = [], None, 0.0
-    if config.cache:
+    scores, seconds = [], 0.0
+    if config.cache and features is None:
         features, seconds = timed_features(encode, pictures, device, show)
     for k, head in heads.items():
         head.to(device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import lightning_fabric
 import torch
@@ -22,7 +22,7 @@ from episodes.sampler import EpisodeSampler
 from episodes.seeds import INIT, derive
 from episodes.transforms import resize_for
 from fewshot.card import Architecture, Loaded, design, load_encoder
-from fewshot.methods import METHODS
+from fewshot.methods import find_method
 from tools.config import Data, Episodes, Machine, Model, Optim
 
 
@@ -70,12 +70,16 @@ def new_model(model: Model, size: int | None) -> tuple[Architecture, nn.Module]:
     return design(model.method, model.backbone, model.backbone_options, model.reduce_dim, model.activation, size)
 
 
-def read_model(checkpoint: str | None, model: Model, size: int | None, say: Callable[[str], None]) -> Loaded:
-    """Read a checkpoint; without one, design the model from its options."""
+def read_model(
+    checkpoint: str | None, model: Model, size: int | None, say: Callable[[str], None], method: str | None = None
+) -> Loaded:
+    """Read a checkpoint; without one, design the model from its options. `method` wins over the one it is of."""
+    if method is not None:
+        find_method(method)
     if checkpoint is None:
-        plan, encoder = new_model(model, size)
+        plan, encoder = new_model(replace(model, method=method or model.method), size)
         return Loaded(plan, encoder, {}, {})
-    loaded = load_encoder(checkpoint, new_model(model, size)[0], say)
+    loaded = load_encoder(checkpoint, new_model(model, size)[0], say, method)
     if size:
         loaded.architecture.size = size
     return loaded
@@ -133,14 +137,6 @@ def lay_out(model: nn.Module, machine: Machine) -> None:
     """Put the weights of convolutions into the layout that they are fastest in; numbers stay what they are."""
     if machine.channels_last:
         model.to(memory_format=torch.channels_last)
-
-
-def refuse_pool(method: str, trained: str) -> None:
-    """Raise the error for a head that wants other features than the checkpoint gives."""
-    fitting = [name for name, entry in METHODS.items() if entry.pool == METHODS[trained].pool]
-    raise UserError(
-        f"the head of '{method}' does not fit features of a '{trained}' checkpoint: use one of {', '.join(fitting)}"
-    )
 
 
 def make_plan(optim: Optim, seed: int, select: str, validate_from: int = 0) -> Plan:

@@ -184,7 +184,7 @@ def _glyphs(target: str, splits: list[str] | None, options: dict[str, str], down
         raise _no_split("glyphs")
     scripts = list(dict.fromkeys(filter(None, target.replace("+", ",").split(",")))) or ["latin"]
     return glyph_set(
-        scripts, _number(options, "size", 32), _number(options, "variants", 2), _number(options, "seed", 0)
+        scripts, _number(options, "size", 32), _number(options, "variants", 3), _number(options, "seed", 0)
     )
 
 

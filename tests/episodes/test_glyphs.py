@@ -57,10 +57,10 @@ def test_no_two_characters_look_alike_by_the_measure():
     assert alike[~same].max() < OTHER_SCRIPT
 
 
-def test_every_class_has_its_faces_twice_and_no_blank_picture():
+def test_every_class_has_its_faces_thrice_and_no_blank_picture():
     georgian = open_dataset("glyphs:georgian")
     sizes = np.bincount(georgian.labels)
-    assert sizes.min() >= 2 * MIN_FACES and sizes.max() <= 2 * len(FACES) and (sizes % 2 == 0).all()
+    assert sizes.min() >= 3 * MIN_FACES and sizes.max() <= 3 * len(FACES) and (sizes % 3 == 0).all()
     assert georgian.images.dtype == torch.uint8 and georgian.images.shape[1:] == (32, 32)
     spread = georgian.images.flatten(1).float().amax(1) - georgian.images.flatten(1).float().amin(1)
     assert spread.min() > 60  # ink everywhere
@@ -93,7 +93,7 @@ def test_seed_variants_and_size_are_options():
     first, other = open_dataset("glyphs:armenian"), open_dataset("glyphs:armenian?seed=1")
     assert first.images.shape == other.images.shape and not torch.equal(first.images, other.images)
     small = open_dataset("glyphs:armenian?size=20&variants=1")
-    assert small.images.shape == (len(first) // 2, 20, 20)
+    assert small.images.shape == (len(first) // 3, 20, 20)
 
 
 def test_no_change_draws_the_plain_picture():

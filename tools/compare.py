@@ -1,0 +1,220 @@
+"""Train and test several methods on equal terms; the job behind `demo`, one folder a stage, finished stages kept."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from episodes.loaders import Pictures
+from episodes.metrics import mean_and_interval
+from episodes.run import write_json
+from fewshot.card import Loaded, load_encoder
+from fewshot.methods import METHODS, create_head, find_method
+from tools import session
+from tools.config import Compare, Data, Episodes, Evaluate, MetaTrain, Model, Pretrain, SelfDistill
+from tools.meta_train import meta_train
+from tools.pretrain import pretrain
+from tools.scoring import Score, episode_samplers, picture_of, score_set
+from tools.self_distill import self_distill
+from tools.table import Cell, EpisodePicture, Table
+
+
+@dataclass
+class Comparison:
+    """Everything that a comparison found.
+
+    scores: (method, test name, shot) -> one score a seed. curves: stage title -> history rows.
+    pictures: example episodes. seconds: wall time of each stage.
+    """
+
+    scores: dict[tuple[str, str, int], list[Score]] = field(default_factory=dict)
+    curves: dict[str, list[dict]] = field(default_factory=dict)
+    pictures: list[EpisodePicture] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def named_sets(test: list[str]) -> dict[str, str]:
+    """Split NAME=DATASET texts; a data set without a name is called by its text."""
+    named = {}
+    for text in test:
+        name, equals, spec = text.partition("=")
+        if not equals or any(letter in name for letter in ":?/."):
+            name, spec = text, text
+        named[name] = spec
+    return named
+
+
+def data_options(config: Compare) -> Data:
+    """Return the training pictures' options."""
+    return Data(config.train, config.val, config.size, config.augment, config.in_memory)
+
+
+def model_options(config: Compare, method: str) -> Model:
+    """Return the model options of a method; first-order models train without dropout, as published."""
+    dropout = config.dropout if METHODS[method].pool == "bdc" else 0.0
+    options = dict(config.backbone_options)
+    return Model(method, config.backbone, options, config.reduce_dim, dropout=dropout, head=config.head.get(method, {}))
+
+
+def check(config: Compare) -> dict[str, Pictures]:
+    """Open every data set and build every sampler before any training; returns the test pictures."""
+    for method in config.methods:
+        find_method(method)
+    _, encoder = session.new_model(model_options(config, config.methods[0]), config.size)
+    train, val = session.open_pictures(data_options(config), encoder.backbone, config.size)
+    for k in config.k_shot:
+        session.make_sampler(train, _with_shots(config, config.meta_episodes, k), 0)
+        if val is not None:
+            session.make_sampler(val, _with_shots(config, config.validation, k), 0)
+    data, backbone = Data(in_memory=config.in_memory), encoder.backbone
+    tests = {
+        name: Pictures(session.open_set(spec, data, config.size), config.size, backbone.mean, backbone.std)
+        for name, spec in named_sets(config.test).items()
+    }
+    for pictures in tests.values():
+        for k in config.k_shot:
+            episode_samplers(_test_options(config), pictures, k)
+    return tests
+
+
+def _with_shots(config: Compare, episodes: Episodes, k_shot: int) -> Episodes:
+    return Episodes(config.n_way, k_shot, episodes.n_query, episodes.episodes, episodes.drop_small)
+
+
+def _test_options(config: Compare) -> Evaluate:
+    return Evaluate(
+        n_way=config.n_way, k_shot=config.k_shot, n_query=config.n_query, episodes=config.episodes, seed=0
+    )  # fmt: skip
+
+
+def base_of(method: str) -> str:
+    """Return which pre-training a method starts from: methods on whole maps share that of average pooling."""
+    return "bdc" if METHODS[method].pool == "bdc" else "gap"
+
+
+def stage(folder: Path, title: str, options, job: Callable, found: Comparison, say: Callable[[str], None]) -> Path:
+    """Run one training stage unless its folder says that it is done; returns its weights."""
+    done = folder / "done.json"
+    wanted = json.loads(json.dumps(asdict(options)))
+    if not (done.is_file() and json.loads(done.read_text())["options"] == wanted):
+        say(f"  {title} ...")
+        started = time.perf_counter()
+        options.overwrite = not (folder / "last.ckpt").is_file()
+        options.resume = not options.overwrite
+        with contextlib.redirect_stdout(io.StringIO()):
+            metrics = job(options)
+        seconds = time.perf_counter() - started
+        write_json(done, {"options": wanted, "metrics": metrics, "seconds": seconds})
+    content = json.loads(done.read_text())
+    weights = Path(content["metrics"]["weights"])
+    history = [json.loads(line) for line in (weights.parent / "log.jsonl").read_text().splitlines()]
+    found.curves[title], found.seconds[title] = history, content["seconds"]
+    last = history[-1]
+    validated = f", validation {100 * last['val_accuracy']:.1f} %" if "val_accuracy" in last else ""
+    say(f"  {title}: loss {last['loss']:.3f}{validated} ({content['seconds']:.0f} s)")
+    return weights
+
+
+def train_all(config: Compare, seed: int, found: Comparison, say) -> dict[tuple[str, int], Path]:
+    """Train every method for one seed; returns (method, shot) -> weights."""
+    root, weights, common = Path(config.run) / f"seed{seed}", {}, {"seed": seed, "machine": config.machine}
+    data, mark = data_options(config), f", seed {seed}" if len(config.seeds) > 1 else ""
+    bases: dict[str, Path] = {}
+    for method in config.methods:
+        pool = base_of(method)
+        if pool not in bases:
+            folder = root / f"pretrain_{pool}"
+            options = Pretrain(str(folder), data=data, model=model_options(config, method), optim=config.pretrain,
+                               validation=config.validation, **common)  # fmt: skip
+            title = "pre-training, " + {"gap": "average pooling", "bdc": "BDC"}[pool]
+            )
+            bases[pool] = stage(folder, title + mark, options, pretrain, found, say)
+    for method in config.methods:
+        base, title = bases[base_of(method)], METHODS[method].title
+        for k in config.k_shot:
+            folder = root / (f"{method}_{k}shot" if METHODS[method].episodic else f"{method}_distill")
+            if METHODS[method].episodic:
+                options = MetaTrain(
+                    str(folder), str(base), method, data=data, model=model_options(config, method), optim=config.meta,
+                    episodes=_with_shots(config, config.meta_episodes, k),
+                    validation=_with_shots(config, config.validation, k), **common,
+                )  # fmt: skip
+                weights[method, k] = stage(folder, f"{title}, {k}-shot episodes{mark}", options, meta_train, found, say)
+            elif config.generations:
+                options = SelfDistill(
+                    str(folder), str(base), config.generations, data=data, model=model_options(config, method),
+                    optim=config.pretrain, validation=config.validation, **common,
+                )  # fmt: skip
+                weights[method, k] = stage(
+                    folder, f"{title}, self-distillation{mark}", options, self_distill, found, say
+                )
+            else:
+                weights[method, k] = base
+    return weights
+
+
+def test_all(config: Compare, weights, tests: dict[str, Pictures], found: Comparison, say, first: bool) -> None:
+    """Test every method of one seed on every data set and shot, on the same episodes; draws pictures on the first."""
+    fabric = session.open_fabric(config.machine, 0)
+    options = _test_options(config)
+    loaded: dict[Path, Loaded] = {}
+    for name, pictures in tests.items():
+        features: dict[tuple[str, int], torch.Tensor] = {}
+        heads: dict[tuple[str, int], torch.nn.Module] = {}
+        computed: dict[Path, torch.Tensor] = {}
+        for (method, k), path in weights.items():
+            if path not in loaded:
+                loaded[path] = load_encoder(path, say=lambda text: None, method=method)
+                session.lay_out(loaded[path].encoder, config.machine)
+                fabric.to_device(loaded[path].encoder.requires_grad_(False).eval())
+            head = loaded[path].load_head(create_head(method, k, **config.head.get(method, {})))
+            scores, computed[path] = score_set(
+                name, options, loaded[path].encoder, {k: head}, pictures, fabric.device, features=computed.get(path)
+            )
+            found.scores.setdefault((method, name, k), []).append(scores[0])
+            features[method, k], heads[method, k] = computed[path], head
+        if first:
+            found.pictures += _pictures(config, name, pictures, features, heads, options)
+        best = max(config.methods, key=lambda m: found.scores[m, name, config.k_shot[0]][-1].cell().mean)
+        say(f"  tested on {name}: {METHODS[best].title} leads at {config.k_shot[0]}-shot")
+
+
+def _pictures(config: Compare, name: str, pictures: Pictures, features, heads, options) -> list[EpisodePicture]:
+    """Collect one example episode a shot, with every method's answers."""
+    result = []
+    for k in config.k_shot:
+        rows = {METHODS[m].title: features[m, k] for m in config.methods}
+        tops = {METHODS[m].title: heads[m, k] for m in config.methods}
+        sampler = episode_samplers(options, pictures, k)[0]
+        result.append(picture_of(f"{name}, {k}-shot", pictures, sampler, 0, rows, tops))
+    return result
+
+
+def compare(config: Compare, say: Callable[[str], None] = print) -> Comparison:
+    """Run the whole comparison; finished stages of an earlier, killed run are taken as they are."""
+    tests = check(config)
+    found = Comparison()
+    for seed in config.seeds:
+        say(f"seed {seed}" if len(config.seeds) > 1 else "training")
+        weights = train_all(config, seed, found, say)
+        test_all(config, weights, tests, found, say, first=seed == config.seeds[0])
+    return found
+
+
+def make_table(config: Compare, found: Comparison, title: str) -> Table:
+    """Pool the seeds: the mean over all episodes of all seeds, with the interval over those episodes."""
+    cells = {}
+    for (method, name, k), scores in found.scores.items():
+        pooled = [a for score in scores for a in score.accuracies]
+        mean, interval = mean_and_interval(pooled)
+        seconds = sum(score.cell().seconds for score in scores)
+        cells[METHODS[method].title, name, f"{k}-shot"] = Cell(mean, interval, len(pooled), seconds)
+    groups = [(name, [f"{k}-shot" for k in config.k_shot]) for name in named_sets(config.test)]
+    return Table(title, [METHODS[m].title for m in config.methods], groups, cells)
