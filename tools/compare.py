@@ -134,7 +134,6 @@ def train_all(config: Compare, seed: int, found: Comparison, say) -> dict[tuple[
             options = Pretrain(str(folder), data=data, model=model_options(config, method), optim=config.pretrain,
                                validation=config.validation, **common)  # fmt: skip
             title = "pre-training, " + {"gap": "average pooling", "bdc": "BDC"}[pool]
-            )
             bases[pool] = stage(folder, title + mark, options, pretrain, found, say)
     for method in config.methods:
         base, title = bases[base_of(method)], METHODS[method].title

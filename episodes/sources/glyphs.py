@@ -43,7 +43,8 @@ def script_characters() -> dict[str, str]:
 def glyph_set(scripts: list[str], size: int = 32, variants: int = 3, seed: int = 0) -> ArraySet:
     """Characters of the given scripts as grey pictures on light paper.
 
-    size: side in pixels.  variants: pictures per face (3 give every class 24 at least).  seed: of the affine changes and grey levels.
+    size: side in pixels.  variants: pictures per face; 3 give every class 24 at least.  seed: of the affine changes
+    and grey levels.
     Class names are ``script/CHARACTER U+XXXX``; a picture depends only on (character, face, variant, size, seed).
     The pictures are kept in the cache folder, see `cached_arrays`.
     """
