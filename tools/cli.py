@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import json
 import re
 import sys
+import types
+import typing
+import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 Config = TypeVar("Config")
+# What goes wrong with a disk or its permissions is the user's to mend; any other OSError is ours.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def build_parser(config_class: type, name: str) -> ArgumentParser:
@@ -20,7 +29,8 @@ def build_parser(config_class: type, name: str) -> ArgumentParser:
         description=(config_class.__doc__ or "").split("\n\n")[0],
         exit_on_error=False,
         default_env=False,
-        usage="%(prog)s [--config RECIPE.yaml] [--OPTION VALUE ...]",
+        usage="%(prog)s [--config RECIPE.yaml] [--OPTION VALUE ...]\n\n"
+        "Where it is unique, the last part of a name is enough: --skip-broken for --data.skip_broken true.",
     )
     parser.add_argument("--config", action="config", help="Recipe (YAML); later flags override it.")
     parser.add_class_arguments(config_class, as_group=False)
@@ -29,26 +39,101 @@ def build_parser(config_class: type, name: str) -> ArgumentParser:
 
 def parse(config_class: type[Config], name: str, argv: list[str] | None = None) -> Config:
     """Read flags and recipe into the dataclass; unknown keys and bad values end with one sentence and exit code 2."""
-    parser = build_parser(config_class, name)
+    parser, kinds = build_parser(config_class, name), option_types(config_class)
     try:
-        options = parser.parse_args(argv)
+        options = parser.parse_args(spell_out(sys.argv[1:] if argv is None else argv, kinds))
     except ArgumentError as error:
-        stop(f"{_tidy(str(error))}{_nearest_option(str(error), parser)} (see python -m tools.{name} --help)")
+        stop(f"{_explain(str(error), config_class)} (see python -m tools.{name} --help)")
+    for key, kind in typing.get_type_hints(config_class).items():
+        if is_dataclass(kind) and not isinstance(options[key], Namespace):
+            stop(_is_a_group(key, kind))
     return config_class(**{key: value for key, value in vars(parser.instantiate(options)).items() if key != "config"})
 
 
-def _tidy(message: str) -> str:
-    return " ".join(re.sub(r"^error: ", "", message.strip()).split()).removesuffix(".")
+def option_types(config_class: type, prefix: str = "") -> dict[str, Any]:
+    """Return every option of a dataclass, those of groups as GROUP.OPTION, with its type."""
+    found: dict[str, Any] = {}
+    for name, kind in typing.get_type_hints(config_class).items():
+        found |= option_types(kind, f"{prefix}{name}.") if is_dataclass(kind) else {prefix + name: kind}
+    return found
 
 
-def _nearest_option(message: str, parser: ArgumentParser) -> str:
+def spell_out(argv: list[str], kinds: dict[str, Any]) -> list[str]:
+    """Write flags as the parser knows them.
+
+    A name may have hyphens, and lack its group where its last part is unique. A yes-or-no option may stand alone. The
+    values of a list may stand side by side: `--k_shot 1 5`.
+    """
+    tails: dict[str, list[str]] = {}
+    for key in kinds:
+        tails.setdefault(key.split(".")[-1], []).append(key)
+    result, place = [], 0
+    while place < len(argv):
+        name, equals, value = argv[place].partition("=")
+        stop_at = next((i for i in range(place + 1, len(argv)) if argv[i].startswith("--")), len(argv))
+        values = [value] if equals else argv[place + 1 : stop_at]
+        if not name.startswith("--"):
+            result.append(argv[place])
+            place += 1
+            continue
+        key = name[2:].replace("-", "_")
+        if key not in kinds and len(tails.get(key, ())) == 1:
+            key = tails[key][0]
+        kind = kinds.get(key)
+        if kind is bool and not values:
+            values = ["true"]
+        elif typing.get_origin(kind) is list and values and not values[0].lstrip().startswith("["):
+            inner = typing.get_args(kind)[0]
+            values = [f"[{', '.join(json.dumps(v) if inner is str else v for v in values)}]"]
+        result += [f"--{key}={values[0]}"] if equals else [f"--{key}", *values]
+        place = place + 1 if equals else stop_at
+    return result
+
+
+def describe(kind: Any) -> str:
+    """Say in words what an option takes."""
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
+        return " or ".join(describe(part) for part in typing.get_args(kind))
+    if typing.get_origin(kind) is Literal:
+        return "one of " + ", ".join(typing.get_args(kind))
+    if typing.get_origin(kind) is list:
+        return f"a list of values, each {describe(typing.get_args(kind)[0])}"
+    if typing.get_origin(kind) is dict:
+        return "names and values, as in '{width: 32}' or --OPTION.width 32"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", types.NoneType: "null"}
+    return words.get(kind, str(kind))
+
+
+def _is_a_group(key: str, kind: type) -> str:
+    return f"{key} is a group of options, such as {key}.{next(iter(typing.get_type_hints(kind)))}, not a value"
+
+
+def _explain(message: str, config_class: type) -> str:
+    """Turn the parser's message into a sentence about the option."""
+    kinds, top = option_types(config_class), typing.get_type_hints(config_class)
+    message = " ".join(re.sub(r"^error: ", "", message.strip()).split()).removesuffix(".")
+    missing = re.search(r'Parser key "config": .*?\'([^\']*)\'$', message)
+    if missing:
+        path = Path(missing[1])
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
+        hint = f"; did you mean '{path.parent / near[0]}'?" if near else ""
+        return f"the recipe '{path}' {'is not a file' if path.exists() else 'does not exist'}{hint}"
+    key = re.search(r'Parser key "([\w.]+)"', message)
+    if key and key[1] in kinds:
+        value = re.search(r"(?:Got|Given) value: (.*)$", message)
+        return f"{key[1]} must be {describe(kinds[key[1]])}" + (f", not {value[1]}" if value else "")
+    if key and is_dataclass(top.get(key[1])):
+        return _is_a_group(key[1], top[key[1]])
+    return message + _nearest_option(message, list(kinds))
+
+
+def _nearest_option(message: str, known: list[str]) -> str:
     """Return a hint when the message is about an option that does not exist."""
     found = re.search(r"Option '([\w.]+)' is not|unrecognized arguments: --([\w.]+)", message)
     inside = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message)
     if not found and not inside:
         return ""
     wanted = ".".join(inside.groups()) if inside else next(group for group in found.groups() if group)
-    known = sorted(action.dest for action in parser._actions if action.dest not in ("help", "config"))
     tails = {name.split(".")[-1]: name for name in known}
     close = difflib.get_close_matches(wanted, known, n=1) or [
         tails[name] for name in difflib.get_close_matches(wanted.split(".")[-1], tails, n=1)
@@ -56,20 +141,25 @@ def _nearest_option(message: str, parser: ArgumentParser) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def stop(message: str, code: int = 2) -> None:
+def stop(message: str, code: int = 2) -> typing.NoReturn:
     """Print one sentence to standard error and exit."""
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(code)
 
 
 def run_tool(config_class: type[Config], name: str, job: Callable[[Config], Any], argv: list[str] | None = None) -> Any:
-    """Parse options and do the job; bad input becomes one sentence and exit code 2."""
+    """Parse options and do the job; bad input becomes one sentence and exit code 2, a bug keeps its traceback."""
     config = parse(config_class, name, argv)
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # our source lines say nothing to users
     from backbones.errors import UserError
 
     try:
         return job(config)
     except UserError as error:
         stop(str(error))
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        stop(f"{error.strerror}: {error.filename or 'while writing'}; finished checkpoints are whole, see --resume")
     except KeyboardInterrupt:
         stop("interrupted; go on with --resume true", code=130)
