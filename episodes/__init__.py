@@ -1,0 +1,30 @@
+"""Data sets, numbered episodes, loading, the training engine and evaluation: what every method shares."""
+
+from episodes.dataset import ArraySet, FileSet, ImageSet, open_dataset
+from episodes.episode import Episode
+from episodes.errors import UserError
+from episodes.evaluate import Evaluation, evaluate, evaluate_features, extract_features
+from episodes.loaders import BatchImages, EpisodeImages, Pictures
+from episodes.metrics import mean_and_interval, paired_difference
+from episodes.sampler import EpisodeSampler
+from episodes.sizes import MetaDatasetSizes
+
+__all__ = [
+    "ArraySet",
+    "BatchImages",
+    "Episode",
+    "EpisodeImages",
+    "EpisodeSampler",
+    "Evaluation",
+    "FileSet",
+    "ImageSet",
+    "MetaDatasetSizes",
+    "Pictures",
+    "UserError",
+    "evaluate",
+    "evaluate_features",
+    "extract_features",
+    "mean_and_interval",
+    "open_dataset",
+    "paired_difference",
+]
