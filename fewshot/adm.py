@@ -81,7 +81,7 @@ class ADM(nn.Module):
         self.top_k = top_k
         self.ridge = ridge
         self.norm = nn.BatchNorm1d(2 * (n_way or 1))
-        self.taps = nn.Parameter(torch.full((2,), 0.5))  # both measures count for a class; a random sign could invert one
+        self.taps = nn.Parameter(torch.full((2,), 0.5))  # a random sign would start inverted
 
     def forward(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int | None = None) -> Tensor:
         """(E, S, C, H, W), (E, S), (E, Q, C, H, W) -> logits (E, Q, K); -inf for a class without support."""

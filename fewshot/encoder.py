@@ -27,6 +27,12 @@ class Encoder(nn.Module):
         return self.pool(self.backbone(images))
 
 
+def _keep_frozen(model: nn.Module) -> None:
+    """Put a backbone that does not train back into eval mode, so that its batch norm keeps its statistics."""
+    if not any(parameter.requires_grad for parameter in model.backbone.parameters()):
+        model.backbone.eval()
+
+
 class PretrainModel(nn.Module):
     """Encoder, dropout and a linear classifier over the base classes (DeepBDC, section 3.3).
 
@@ -39,6 +45,12 @@ class PretrainModel(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(encoder.out_dim, num_classes)
         nn.init.zeros_(self.classifier.bias)
+
+    def train(self, mode: bool = True) -> PretrainModel:
+        """Switch the mode; a frozen backbone stays in eval mode."""
+        super().train(mode)
+        _keep_frozen(self)
+        return self
 
     def features(self, images: Tensor) -> Tensor:
         """Return representations (B, D), before dropout."""
@@ -63,6 +75,12 @@ class EpisodeModel(nn.Module):
     def __init__(self, encoder: Encoder, head: nn.Module) -> None:
         super().__init__()
         self.backbone, self.pool, self.head = encoder.backbone, encoder.pool, head
+
+    def train(self, mode: bool = True) -> EpisodeModel:
+        """Switch the mode; a frozen backbone stays in eval mode."""
+        super().train(mode)
+        _keep_frozen(self)
+        return self
 
     def features(self, images: Tensor) -> Tensor:
         """Return representations (B, ...) of images (B, 3, H, W)."""

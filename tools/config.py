@@ -46,6 +46,7 @@ class Model:
         activation: after the reduction, relu or leaky_relu.
         dropout: before the linear classifier.
         weights: checkpoint to start from; null starts from random weights.
+        frozen: keep the backbone as it is and train the rest.
         head: arguments of the episode head, for instance {C: 1.0}.
     """
 
@@ -56,6 +57,7 @@ class Model:
     activation: Literal["relu", "leaky_relu"] = "relu"
     dropout: float = 0.0
     weights: str | None = None
+    frozen: bool = False
     head: dict[str, Any] = field(default_factory=dict)
 
 

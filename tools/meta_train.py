@@ -8,7 +8,7 @@ from tools.config import MetaTrain
 
 def meta_train(config: MetaTrain) -> dict:
     """Run meta-training as configured; returns what `metrics.json` holds."""
-    from backbones import UserError
+    from backbones import UserError, freeze
     from episodes.engine import fit
     from episodes.loaders import EpisodeImages
     from fewshot.encoder import EpisodeModel, episode_step
@@ -27,6 +27,8 @@ def meta_train(config: MetaTrain) -> dict:
     shots = config.episodes.k_shot
     head = create_head(method, shots, **config.model.head)
     model = EpisodeModel(loaded.encoder, loaded.load_head(head))
+    if config.model.frozen:
+        freeze(model.backbone)
     train, val = session.open_pictures(config.data, loaded.encoder.backbone, loaded.architecture.size)
     sampler = session.make_sampler(train, config.episodes, config.seed, fabric=fabric)
     validate = session.make_validator(fabric, val, config.validation, head, config.seed)

@@ -8,6 +8,7 @@ from tools.config import Pretrain
 
 def pretrain(config: Pretrain) -> dict:
     """Run pre-training as configured; returns what `metrics.json` holds."""
+    from backbones import freeze, load_weights
     from episodes.engine import fit
     from episodes.loaders import BatchImages
     from fewshot.encoder import PretrainModel, classification_step
@@ -22,9 +23,9 @@ def pretrain(config: Pretrain) -> dict:
     names = train.dataset.class_names
     model = PretrainModel(encoder, len(names), config.model.dropout)
     if config.model.weights:
-        from backbones import load_weights
-
         load_weights(model, config.model.weights, drop=("classifier.",), allow_missing=("classifier.",), say=say)
+    if config.model.frozen:
+        freeze(model.backbone)
     head = find_method(config.model.method).validation_head(config.validation.k_shot)
     validate = session.make_validator(fabric, val, config.validation, head, config.seed)
     optimizer, schedule = session.make_training(model, config.optim, config.machine)
