@@ -1,11 +1,12 @@
 """Data sets, numbered episodes, loading, the training engine and evaluation: what every method shares."""
 
-from episodes.dataset import ArraySet, FileSet, ImageSet, open_dataset
+from episodes.dataset import ArraySet, FileSet, ImageSet
 from episodes.episode import Episode
 from episodes.errors import UserError
 from episodes.evaluate import Evaluation, evaluate, evaluate_features, extract_features
 from episodes.loaders import BatchImages, EpisodeImages, Pictures
 from episodes.metrics import mean_and_interval, paired_difference
+from episodes.opening import open_dataset
 from episodes.sampler import EpisodeSampler
 from episodes.sizes import MetaDatasetSizes
 

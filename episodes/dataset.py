@@ -1,4 +1,4 @@
-"""What a data set is here, the two kinds that exist, and `open_dataset`, which finds one by a short text."""
+"""What a data set is here, and the two kinds that exist."""
 
 from __future__ import annotations
 
@@ -129,29 +129,6 @@ def select_classes(dataset: Any, class_names: Sequence[str]) -> Any:
     labels = new_label[dataset.labels]
     indices = np.flatnonzero(labels >= 0)
     return dataset.take(indices, labels[indices], class_names)
-
-
-def open_dataset(spec: str, *, skip_broken: bool = False, download: bool = False) -> Any:
-    """Open the data set that `spec` names: ``SOURCE`` or ``SOURCE?option=value&option=value``.
-
-    SOURCE: a path (a folder of class folders, with or without train/val/test above them; a JSON or CSV list or a
-        folder of such lists; an .npz or .zip pack), ``glyphs:latin,greek``, ``digits``, ``torchvision:CIFAR100``.
-        A prefix (``folder:``, ``json:``, ``csv:``, ``pack:``) forces the kind of a path.
-    Options of every source: ``split`` (train, val, test, or several as train+val: classes are numbered across them
-        in that order), ``by`` (how classes fall into splits: a name in `episodes/splits`, e.g. mod5 or cifar_fs, or
-        a JSON or YAML file with train, val and test lists). Each source has more, see `episodes.sources`.
-    skip_broken: read every file once and leave out the ones that cannot be opened, with a warning that names them.
-    download: let torchvision fetch a data set that is absent. Nothing is ever downloaded without it.
-    Returns an `ArraySet` or a `FileSet`; raises UserError with one sentence for anything that does not fit.
-    """
-    from .sources import open_source
-
-    dataset = open_source(spec, download=download)
-    if skip_broken and isinstance(dataset, FileSet):
-        from .check import drop_broken
-
-        dataset = drop_broken(dataset)
-    return dataset
 
 
 def to_memory(dataset: ImageSet, size: int, resize: int | None = None) -> ArraySet:

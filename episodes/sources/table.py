@@ -29,7 +29,7 @@ OPTIONS = {
 
 
 def open_source(spec: str, download: bool = False) -> Any:
-    """The data set of a ``SOURCE?option=value`` text, see `episodes.dataset.open_dataset`."""
+    """The data set of a ``SOURCE?option=value`` text, see `episodes.opening.open_dataset`."""
     kind, target, options = parse_spec(spec)
     splits = [name for name in options.pop("split", "").split("+") if name]
     for name in splits:

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from episodes.class_splits import list_splits, load_split, split_classes
-from episodes.dataset import ArraySet, FileSet, ImageSet, open_dataset, select_classes, to_memory
+from episodes.dataset import ArraySet, FileSet, ImageSet, select_classes, to_memory
+from episodes.opening import open_dataset
 from episodes.errors import UserError
 
 

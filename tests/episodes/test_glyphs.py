@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from episodes.dataset import open_dataset
+from episodes.opening import open_dataset
 from episodes.sources.cache import cached_arrays
 from episodes.sources.glyph_survey import MIN_FACES, OTHER_SCRIPT, SAME_SCRIPT, SCRIPTS, similarity
 from episodes.sources.glyphs import FACES, affine_changes, draw_characters, script_characters, warp

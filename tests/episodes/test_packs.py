@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from episodes.check import check_images
-from episodes.dataset import open_dataset
+from episodes.opening import open_dataset
 from episodes.errors import UserError
 from tests.episodes.pictures import grey, tree
 

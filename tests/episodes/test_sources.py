@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from episodes.check import check_images
-from episodes.dataset import open_dataset
+from episodes.opening import open_dataset
 from episodes.errors import UserError
 from tests.episodes.pictures import grey, save, tree
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from episodes.dataset import open_dataset
+from episodes.opening import open_dataset
 from episodes.errors import UserError
 from tests.episodes.pictures import grey, save
 
