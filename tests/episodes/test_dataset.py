@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from episodes.class_splits import list_splits, load_split, split_classes
 from episodes.dataset import ArraySet, FileSet, ImageSet, select_classes, to_memory
-from episodes.opening import open_dataset
 from episodes.errors import UserError
+from episodes.opening import open_dataset
 
 
 def small_set(labels=(0, 1, 2, 1), names=("a", "b", "c")) -> ArraySet:

@@ -13,8 +13,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from episodes.check import check_images
-from episodes.opening import open_dataset
 from episodes.errors import UserError
+from episodes.opening import open_dataset
 from tests.episodes.pictures import grey, tree
 
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from episodes.check import check_images
-from episodes.opening import open_dataset
 from episodes.errors import UserError
+from episodes.opening import open_dataset
 from tests.episodes.pictures import grey, save, tree
 
 # --- folders

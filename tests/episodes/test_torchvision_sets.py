@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from episodes.opening import open_dataset
 from episodes.errors import UserError
+from episodes.opening import open_dataset
 from tests.episodes.pictures import grey, save
 
 
