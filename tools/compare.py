@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import time
@@ -80,7 +81,7 @@ def check(config: Compare) -> dict[str, Pictures]:
     }
     for pictures in tests.values():
         for k in config.k_shot:
-            episode_samplers(_test_options(config), pictures, k)
+            episode_samplers(_test_options(config, 0), pictures, k)
     return tests
 
 
@@ -88,9 +89,13 @@ def _with_shots(config: Compare, episodes: Episodes, k_shot: int) -> Episodes:
     return Episodes(config.n_way, k_shot, episodes.n_query, episodes.episodes, episodes.drop_small)
 
 
-def _test_options(config: Compare) -> Evaluate:
+def _test_options(config: Compare, seed: int) -> Evaluate:
+    """Return the options of a test: all methods of a seed get the same episodes, every seed gets others.
+
+    Episodes that came back with every seed would be counted as new ones in the pooled interval.
+    """
     return Evaluate(
-        n_way=config.n_way, k_shot=config.k_shot, n_query=config.n_query, episodes=config.episodes, seed=0
+        n_way=config.n_way, k_shot=config.k_shot, n_query=config.n_query, episodes=config.episodes, seed=seed
     )  # fmt: skip
 
 
@@ -100,18 +105,19 @@ def base_of(method: str) -> str:
 
 
 def stage(folder: Path, title: str, options, job: Callable, found: Comparison, say: Callable[[str], None]) -> Path:
-    """Run one training stage unless its folder says that it is done; returns its weights."""
+    """Run one training stage unless its folder says that it is done, from the same weights; returns its weights."""
     done = folder / "done.json"
-    wanted = json.loads(json.dumps(asdict(options)))
-    if not (done.is_file() and json.loads(done.read_text())["options"] == wanted):
+    wanted, base = json.loads(json.dumps(asdict(options))), _fingerprint(getattr(options, "checkpoint", None))
+    old = json.loads(done.read_text()) if done.is_file() else {}
+    if old.get("options") != wanted or old["base"] != base:
         say(f"  {title} ...")
         started = time.perf_counter()
-        options.overwrite = not (folder / "last.ckpt").is_file()
+        options.overwrite = bool(old and old["base"] != base) or not (folder / "last.ckpt").is_file()
         options.resume = not options.overwrite
         with contextlib.redirect_stdout(io.StringIO()):
             metrics = job(options)
         seconds = time.perf_counter() - started
-        write_json(done, {"options": wanted, "metrics": metrics, "seconds": seconds})
+        write_json(done, {"options": wanted, "base": base, "metrics": metrics, "seconds": seconds})
     content = json.loads(done.read_text())
     weights = Path(content["metrics"]["weights"])
     history = [json.loads(line) for line in (weights.parent / "log.jsonl").read_text().splitlines()]
@@ -120,6 +126,11 @@ def stage(folder: Path, title: str, options, job: Callable, found: Comparison, s
     validated = f", validation {100 * last['val_accuracy']:.1f} %" if "val_accuracy" in last else ""
     say(f"  {title}: loss {last['loss']:.3f}{validated} ({content['seconds']:.0f} s)")
     return weights
+
+
+def _fingerprint(weights: str | None) -> str | None:
+    """Return the hash of a weights file: its name alone does not say whether it was trained anew."""
+    return hashlib.sha256(Path(weights).read_bytes()).hexdigest() if weights else None
 
 
 def train_all(config: Compare, seed: int, found: Comparison, say) -> dict[tuple[str, int], Path]:
@@ -159,10 +170,12 @@ def train_all(config: Compare, seed: int, found: Comparison, say) -> dict[tuple[
     return weights
 
 
-def test_all(config: Compare, weights, tests: dict[str, Pictures], found: Comparison, say, first: bool) -> None:
+def test_all(
+    config: Compare, seed: int, weights, tests: dict[str, Pictures], found: Comparison, say, first: bool
+) -> None:
     """Test every method of one seed on every data set and shot, on the same episodes; draws pictures on the first."""
     fabric = session.open_fabric(config.machine, 0)
-    options = _test_options(config)
+    options = _test_options(config, seed)
     loaded: dict[Path, Loaded] = {}
     for name, pictures in tests.items():
         features: dict[tuple[str, int], torch.Tensor] = {}
@@ -203,7 +216,7 @@ def compare(config: Compare, say: Callable[[str], None] = print) -> Comparison:
     for seed in config.seeds:
         say(f"seed {seed}" if len(config.seeds) > 1 else "training")
         weights = train_all(config, seed, found, say)
-        test_all(config, weights, tests, found, say, first=seed == config.seeds[0])
+        test_all(config, seed, weights, tests, found, say, first=seed == config.seeds[0])
     return found
 
 

@@ -18,6 +18,7 @@ def demo(config: Compare) -> dict:
 
     from episodes.run import RunFolder, write_text
     from tools.compare import compare, make_table, named_sets
+    from tools.detail import detail, episodes_csv
     from tools.page import write_page
 
     started = time.perf_counter()
@@ -30,7 +31,8 @@ def demo(config: Compare) -> dict:
     Console().print(table.to_rich())
     metrics = {"seconds": round(seconds, 1), "rows": table.rows(), "stages": found.seconds}
     run.write_metrics(metrics)
-    write_text(run.path / "table.md", table.to_markdown())
+    write_text(run.path / "table.md", table.to_markdown() + detail(config, found))
+    write_text(run.path / "episodes.csv", episodes_csv(config, found))
     write_text(run.path / "table.csv", table.to_csv())
     facts = {
         "trained on": config.train,
