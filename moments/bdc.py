@@ -17,7 +17,7 @@ from moments.triangle import symmetric_positions, triangle_positions, upper_tria
 EPS = 1e-5
 
 # Bytes of distance matrices that one pass works on: on a CPU what stays in a core's cache is not fetched again.
-_CPU_BLOCK_BYTES = 2 << 20
+_CPU_BLOCK_BYTES = 1 << 20
 _GPU_BLOCK_BYTES = 512 << 20
 
 
@@ -63,9 +63,10 @@ class _BDC(torch.autograd.Function):
         root = log_scale.div(2).exp().reshape(())  # scaling x by it scales the squared distances by exp(log_scale)
         step = _block_size(d, x)
         out = x.new_empty(batch, d * (d + 1) // 2 if vectorize else d * d)
-        work = x.new_empty(min(step, batch), d, d)
+        work, scaled = x.new_empty(min(step, batch), d, d), torch.empty_like(x[:step])
         for start in range(0, batch, step):
-            rows = x[start : start + step] * root
+            rows = x[start : start + step]
+            rows = torch.mul(rows, root, out=scaled[: len(rows)])
             distance = _distances(rows, eps, work[: len(rows)])
             mean = distance.mean(dim=2)
             distance.sub_(mean[:, :, None]).sub_((mean - mean.mean(dim=1, keepdim=True))[:, None, :])
@@ -90,40 +91,38 @@ class _BDC(torch.autograd.Function):
         return grad_x, grad_t, None, None
 
 
-def _first_derivative(
-    x: Tensor, log_scale: Tensor, grad: Tensor, eps: float, vectorize: bool
-) -> tuple[Tensor, Tensor]:
+def _first_derivative(x: Tensor, log_scale: Tensor, grad: Tensor, eps: float, vectorize: bool) -> tuple[Tensor, Tensor]:
     """Return the gradients of ``sum(grad * bdc)`` by x (B, d, M) and log_scale; grad is (B, d(d+1)/2) or (B, d*d)."""
     batch, d, _ = x.shape
     root = log_scale.div(2).exp().reshape(())
     step = _block_size(d, x)
     result, slope = torch.empty_like(x), x.new_zeros(())
-    work = x.new_empty(2, min(step, batch), d, d)
+    work, scaled = x.new_empty(2, min(step, batch), d, d), torch.empty_like(x[:step])
     for start in range(0, batch, step):
-        rows, upstream = x[start : start + step] * root, grad[start : start + step]
+        upstream = grad[start : start + step]
+        rows = torch.mul(x[start : start + step], root, out=scaled[: len(upstream)])
         weight, distance = work[:, : len(rows)]
         _distances(rows, eps, distance)
         # `weight` becomes twice the symmetric part of the upstream gradient. Its diagonal meets distances that are
         # constant (zero), so it counts in the row means alone.
         if vectorize:
-            unfold = symmetric_positions(d, x.device).expand(len(rows), -1)
-            torch.gather(upstream, 1, unfold, out=weight.view(len(rows), -1))
+            torch.index_select(upstream, 1, symmetric_positions(d, x.device), out=weight.view(len(rows), -1))
             sums = weight.sum(dim=2).add_(weight.diagonal(dim1=1, dim2=2))
         else:
             square = upstream.unflatten(1, (d, d))
             torch.add(square, square.transpose(1, 2), out=weight)
             sums = weight.sum(dim=2)
         mean = sums.div_(d)
-        weight.sub_(mean[:, :, None]).sub_((mean - mean.mean(dim=1, keepdim=True))[:, None, :])
+        torch.sub(mean[:, :, None], weight, out=weight)  # minus the centred gradient, from here on
+        weight.add_((mean - mean.mean(dim=1, keepdim=True))[:, None, :])
         # d(distance)/d(log_scale) = (distance - eps / distance) / 2: the two halves meet `weight` before and after div
-        slope += torch.dot(weight.flatten(), distance.flatten())
+        slope -= torch.dot(weight.flatten(), distance.flatten())
         weight.div_(distance)
-        sums = weight.sum(dim=2, keepdim=True)
-        slope -= eps * sums.sum()
-        block = result[start : start + step]
-        torch.bmm(weight, rows, out=block)
-        torch.addcmul(block.neg_(), sums, rows, out=block)
-    return result.mul_(root), slope.div_(4).reshape(log_scale.shape)
+        sums = weight.sum(dim=2)
+        slope += eps * sums.sum()
+        weight.diagonal(dim1=1, dim2=2).sub_(sums)  # a graph Laplacian: the product sums weighted differences of rows
+        torch.bmm(weight, rows, out=result[start : start + step]).mul_(root)
+    return result, slope.div_(4).reshape(log_scale.shape)
 
 
 def _bdc(x: Tensor, temperature: Tensor, eps: float, vectorize: bool) -> Tensor:

@@ -12,24 +12,26 @@ from torch import Tensor
 def triangle_positions(d: int, device: torch.device) -> Tensor:
     """Return (d(d+1)/2,) positions of the upper triangle in a row-major flattened (d, d) matrix, diagonal included.
 
-    Order: (0,0), (0,1), ..., (0,d-1), (1,1), ... The table is cached and shared: do not write to it.
+    Order: (0,0), (0,1), ..., (0,d-1), (1,1), ... The table is cached and shared: do not write to it. It is int32, for
+    `index_select`: half the bytes to read beside every value that is moved.
     """
     # A table made inside inference mode could not be saved for a later backward pass.
     with torch.inference_mode(False):
         row, column = torch.triu_indices(d, d, device=device)
-        return row * d + column
+        return (row * d + column).int()
 
 
 @lru_cache(maxsize=32)
 def symmetric_positions(d: int, device: torch.device) -> Tensor:
     """Return (d*d,) positions in the triangle vector of every entry of the flattened symmetric (d, d) matrix.
 
-    The inverse of `triangle_positions`: ``vector[symmetric_positions]`` unfolds a triangle into the whole matrix.
+    The inverse of `triangle_positions`, int32 too: ``vector[symmetric_positions]`` unfolds a triangle into the
+    whole matrix.
     """
     with torch.inference_mode(False):
         row, column = torch.triu_indices(d, d, device=device)
-        table = torch.empty(d, d, dtype=torch.int64, device=device)
-        rank = torch.arange(row.numel(), device=device)
+        table = torch.empty(d, d, dtype=torch.int32, device=device)
+        rank = torch.arange(row.numel(), dtype=torch.int32, device=device)
         table[row, column] = rank
         table[column, row] = rank
         return table.flatten()
