@@ -108,11 +108,11 @@ def fit(
         module.train()
         _train_epoch(fabric, model, module, step, batches, loader, optimizer, schedule, plan, state, run)
         row = _epoch_row(fabric, state, optimizer, time.perf_counter() - started)
+        _check_weights(module, state, run)
         if validate is not None and state.epoch >= plan.validate_from:
             module.eval()
             with torch.no_grad():
                 row.update(validate(module))
-        _check_weights(module, state, run)
         state.history.append(row)
         _select(module, plan, state, row, run, card, fabric)
         schedule.step()
@@ -158,6 +158,7 @@ def _train_epoch(fabric, model, module, step, batches, loader, optimizer, schedu
             state.step, state.in_epoch = state.step + 1, state.in_epoch + 1
             bar.advance(loss=state.sums["loss"] / state.sums["size"])
             if run is not None and plan.save_steps and state.step % plan.save_steps == 0 and moves:
+                _check_weights(module, state, run)  # a checkpoint must be one to go on from
                 save_state(run, module, optimizer, schedule, fabric, state)
             last = time.perf_counter()
     state.sums["waited"] = waited
@@ -192,7 +193,10 @@ def _check_loss(loss: Tensor, state: Progressed, run: RunFolder | None) -> None:
 def _check_weights(module: nn.Module, state: Progressed, run: RunFolder | None) -> None:
     for name, value in module.state_dict().items():
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise UserError(f"{name} is no longer finite after epoch {state.epoch}: {_last_good(run)}; lower the rate")
+            raise UserError(
+                f"{name} is no longer finite after step {state.step} (epoch {state.epoch}): {_last_good(run)}; "
+                "lower the rate or clip gradients (--optim.clip_norm)"
+            )
 
 
 def _last_good(run: RunFolder | None) -> str:

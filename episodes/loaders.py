@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from episodes.dataset import ImageSet
+from episodes.errors import UserError
 from episodes.sampler import EpisodeSampler
 from episodes.seeds import AUGMENT, ORDER, derive, torch_generator
 from episodes.transforms import augment_batch, eval_transform, seeded, train_transform
@@ -113,14 +114,36 @@ class EpisodeImages(Dataset):
         }
 
 
-def numbered_loader(dataset: Dataset, workers: int = 0, start: int = 0, pin_memory: bool = False) -> DataLoader:
-    """Serve items start, start + 1, ... of a numbered data set in order; workers change the speed and nothing else."""
-    return DataLoader(
-        dataset,
+class _Carrying(Dataset):
+    """Hand a `UserError` on as an item: raised in a worker it would come back wrapped in that worker's traceback."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, number: int) -> dict[str, Tensor] | UserError:
+        try:
+            return self.dataset[number]
+        except UserError as error:
+            return error
+
+
+def numbered_loader(
+    dataset: Dataset, workers: int = 0, start: int = 0, pin_memory: bool = False
+) -> Iterator[dict[str, Tensor]]:
+    """Serve items start, start + 1, ... of a numbered data set in order; workers change the speed and nothing else.
+
+    Raises the UserError of an item that cannot be loaded, when its turn comes.
+    """
+    loader = DataLoader(
+        _Carrying(dataset),
         batch_size=None,
         sampler=range(start, len(dataset)),
         num_workers=workers,
         pin_memory=pin_memory,
-        # 'fork' would copy a threaded process; a fresh interpreter per worker would import torch again every epoch.
+        # A fresh interpreter per worker would import torch again every epoch.
         multiprocessing_context="fork" if workers else None,
     )
+    for item in loader:
+        if isinstance(item, UserError):
+            raise item
+        yield item

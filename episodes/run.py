@@ -21,7 +21,10 @@ from episodes.errors import UserError
 
 LAST, BEST = "last.ckpt", "best.safetensors"
 # Options that may differ between a run and its continuation: they change nothing but speed, place or length.
-FREE_KEYS = ("run", "resume", "overwrite", "machine", "data.workers", "optim.epochs", "quiet")
+FREE_KEYS = (
+    *("run", "resume", "overwrite", "data.workers", "data.download", "optim.epochs", "generations"),
+    *("machine.accelerator", "machine.threads", "machine.channels_last", "machine.deterministic"),
+)
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "timm", "lightning-fabric")
 
 
@@ -38,13 +41,39 @@ def write_json(path: Path, content: object) -> None:
 def environment() -> dict[str, str]:
     """Return what the numbers of a run depend on besides its configuration: versions, command, commit, device."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    root = Path(__file__).resolve().parents[1]
-    commit = subprocess.run(
-        ["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    facts = {"python": platform.python_version(), "commit": commit.stdout.strip() or "unknown", "device": device}
+    facts = {"python": platform.python_version(), "commit": _commit(), "device": device}
     return {**facts, "command": " ".join([Path(sys.argv[0]).stem, *sys.argv[1:]]), **versions}
+
+
+def _commit() -> str:
+    """Return the commit of the code, "unknown" where it does not lie in a git checkout."""
+    root = str(Path(__file__).resolve().parents[1])
+    try:
+        done = subprocess.run(
+            ["git", "-C", root, "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+        )
+    except OSError:  # no git on this machine
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+def check_run(path: str | Path, resume: bool = False, overwrite: bool = False) -> None:
+    """Refuse a run folder before any long work and without creating it; `RunFolder` then creates it.
+
+    Raises UserError when it holds a run that is neither to be resumed nor to be overwritten, or cannot be written.
+    """
+    path = Path(path)
+    if (path / "config.yaml").is_file() and not (resume or overwrite):
+        raise UserError(
+            f"{path} already holds a run: give another --run, or --resume true to go on with it, "
+            "or --overwrite true to replace it"
+        )
+    there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if not there.is_dir():
+        raise UserError(f"cannot write to the run folder {path} ({there} is a file): give another --run")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write to the run folder {path} ({there} is read-only): give another --run")
 
 
 def _flatten(config: Mapping, prefix: str = "") -> dict[str, object]:
@@ -74,11 +103,7 @@ class RunFolder:
         self.resuming = resume and self.last.is_file()
         if not main:
             return
-        if (self.path / "config.yaml").is_file() and not (resume or overwrite):
-            raise UserError(
-                f"{self.path} already holds a run: give another --run, or --resume true to go on with it, "
-                "or --overwrite true to replace it"
-            )
+        check_run(self.path, resume, overwrite)
         if resume:
             self._same_config()
         try:
@@ -110,8 +135,10 @@ class RunFolder:
         if not self.resuming or not file.is_file():
             return
         old, new = _flatten(yaml.safe_load(file.read_text())), _flatten(json.loads(json.dumps(self.config)))
+        # a cosine that was laid out for another number of epochs is another schedule
+        free = [key for key in FREE_KEYS if key != "optim.epochs" or old.get("optim.schedule") != "cosine"]
         for key in sorted(old.keys() | new.keys()):
-            if not key.startswith(FREE_KEYS) and old.get(key) != new.get(key):
+            if key not in free and old.get(key) != new.get(key):
                 raise UserError(
                     f"cannot resume {self.path} with other options: {key} was {old.get(key)!r} and is now "
                     f"{new.get(key)!r}; start a new --run for that"
