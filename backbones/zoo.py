@@ -40,13 +40,13 @@ def create_backbone(name: str, **options) -> nn.Module:
     Raises UserError for an unknown name or option.
     """
     library, _, model = name.partition(":")
-    if model and library in LIBRARIES:
-        return LIBRARIES[library](model, **options)
-    if name not in BACKBONES:
+    if not (model and library in LIBRARIES) and name not in BACKBONES:
         raise UserError(f"backbone '{name}' is unknown{nearest(name, [*BACKBONES, 'timm:resnet50'])}")
     try:
-        return BACKBONES[name](**options)
-    except TypeError as error:
+        return LIBRARIES[library](model, **options) if model else BACKBONES[name](**options)
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
         raise UserError(f"backbone '{name}' does not take these options: {error}") from error
 
 

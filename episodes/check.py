@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,6 +36,50 @@ def check_images(dataset: FileSet, workers: int = 4) -> list[BrokenImage]:
         return [found for i in range(len(dataset)) if (found := attempt(i))]
     with ThreadPoolExecutor(workers) as pool:
         return [found for found in pool.map(attempt, range(len(dataset))) if found]
+
+
+def looks_whole(path: str) -> bool:
+    """Whether a JPEG or PNG file starts and ends as one should; False for every other file."""
+    with open(path, "rb") as file:
+        head = file.read(8)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 64))
+        tail = file.read().rstrip(b"\0")  # some writers pad
+    if head.startswith(b"\xff\xd8"):
+        return tail.endswith(b"\xff\xd9")
+    return head == b"\x89PNG\r\n\x1a\n" and tail.endswith(b"IEND\xaeB`\x82")
+
+
+def refuse_broken(dataset: FileSet, workers: int = 8, shown: int = 10, block: int = 4096) -> None:
+    """Raise a UserError that counts and names the files that cannot be read, without decoding all the others.
+
+    Only the first and last bytes of a file are read; a file that looks odd is decoded, so nothing sound is refused.
+    """
+
+    def odd(start: int) -> list[int]:
+        return [i for i in range(start, min(start + block, len(dataset))) if not _sound(dataset.names[i])]
+
+    with ThreadPoolExecutor(workers) as pool:
+        suspects = [i for part in pool.map(odd, range(0, len(dataset), block)) for i in part]
+    chosen = dataset.take(np.array(suspects, dtype=np.int64), *_one_class(len(suspects))) if suspects else None
+    broken = check_images(chosen, workers) if chosen is not None else []
+    if broken:
+        names = ", ".join(f"'{item.name}'" for item in broken[:shown]) + (", ..." if len(broken) > shown else "")
+        raise UserError(
+            f"{len(broken)} of {len(dataset)} images cannot be read ({names}): replace or delete them, "
+            "or leave them out with --skip-broken"
+        )
+
+
+def _sound(path: str) -> bool:
+    try:
+        return looks_whole(path)
+    except OSError:
+        return False
+
+
+def _one_class(count: int) -> tuple[np.ndarray, list[str]]:
+    return np.zeros(count, dtype=np.int64), ["suspect"]
 
 
 def drop_broken(dataset: FileSet, workers: int = 4, shown: int = 10) -> FileSet:

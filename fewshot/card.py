@@ -99,14 +99,14 @@ class Loaded:
 
 def load_encoder(
     path: str | Path,
-    fallback: Architecture | None = None,
+    fallback: Callable[[], Architecture] | None = None,
     say: Callable[[str], None] = print,
     method: str | None = None,
 ) -> Loaded:
     """Rebuild the encoder of a checkpoint.
 
     path: weights of covey, whose card names the architecture, or any layout that `backbones.load_weights` reads.
-    fallback: architecture of files without a card.
+    fallback: returns the architecture of a file without a card.
     method: whose pooling to build, when it is not the one that the file was trained for. Average pooling and whole
         maps have no weights and go with every backbone; BDC pooling needs weights that were trained with it.
     Raises UserError when the file is damaged, has no card and no fallback, or does not fit.
@@ -116,7 +116,7 @@ def load_encoder(
         known = {name: card[name] for name in Architecture.__dataclass_fields__ if name in card}
         plan = Architecture(**known)
     elif fallback is not None:
-        plan = fallback
+        plan = fallback()
     else:
         raise UserError(f"{path} does not say what network it is of: name --model.method and --model.backbone")
     plan.method = method or plan.method

@@ -34,6 +34,8 @@ class GoodEmbed(nn.Module):
         super().__init__()
         if solver not in SOLVERS:
             raise ValueError(f"unknown solver '{solver}' of the logistic head; known: {', '.join(SOLVERS)}")
+        if not C > 0:
+            raise ValueError(f"C must be positive, got {C}: it weighs the cross-entropy against the penalty")
         self.C = C
         self.norm_eps = norm_eps
         self.tol = tol

@@ -79,7 +79,9 @@ def create_head(name: str, k_shot: int, **options) -> nn.Module:
     """Build the episode head of a method for `k_shot` supports per class; options as in the head's class."""
     try:
         return find_method(name).head(k_shot, **options)
-    except TypeError as error:
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
         raise UserError(f"the head of '{name}' does not take these options: {error}") from error
 
 

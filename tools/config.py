@@ -118,6 +118,36 @@ class Episodes:
 
 
 @dataclass
+class Validation:
+    """Size and number of validation episodes; sizes that are not named are those of the training episodes.
+
+    Args:
+        n_way: classes in an episode; null takes the training's.
+        k_shot: support pictures of each class; null takes the training's.
+        n_query: query pictures of each class; null takes the training's.
+        episodes: number of episodes; the same ones every epoch.
+        drop_small: leave out classes with too few pictures instead of refusing them.
+    """
+
+    n_way: int | None = None
+    k_shot: int | None = None
+    n_query: int | None = None
+    episodes: int = 600
+    drop_small: bool = False
+
+
+def like_training(validation: Validation | Episodes, training: Episodes) -> Episodes:
+    """Give validation episodes the sizes of the training episodes where they name none."""
+    return Episodes(
+        validation.n_way or training.n_way,
+        validation.k_shot or training.k_shot,
+        validation.n_query or training.n_query,
+        validation.episodes,
+        validation.drop_small,
+    )
+
+
+@dataclass
 class Machine:
     """Where it runs.
 
@@ -188,7 +218,7 @@ class MetaTrain:
         model: for checkpoints without a card, and to train from random weights
         optim: the training
         episodes: the training episodes
-        validation: the validation episodes; null way, shot or query take the training's
+        validation: the validation episodes
         machine: the machine
     """
 
@@ -204,7 +234,7 @@ class MetaTrain:
     model: Model = field(default_factory=Model)
     optim: Optim = field(default_factory=lambda: Optim(lr=1e-4, milestones=[40, 80]))
     episodes: Episodes = field(default_factory=lambda: Episodes(n_query=16, episodes=1000))
-    validation: Episodes = field(default_factory=lambda: Episodes(n_query=16))
+    validation: Validation = field(default_factory=Validation)
     machine: Machine = field(default_factory=Machine)
 
 

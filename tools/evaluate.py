@@ -17,6 +17,7 @@ def evaluate(config: Evaluate) -> dict:
     from tools import session
     from tools.scoring import episode_samplers, score_set
 
+    session.check(config)
     fabric = session.open_fabric(config.machine, config.seed)
     loaded = session.read_model(config.checkpoint, config.model, config.size, print, config.method)
     method = loaded.architecture.method

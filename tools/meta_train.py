@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tools.cli import run_tool
-from tools.config import MetaTrain
+from tools.config import MetaTrain, like_training
 
 
 def meta_train(config: MetaTrain) -> dict:
@@ -16,6 +16,7 @@ def meta_train(config: MetaTrain) -> dict:
     from tools import session
     from tools.report import finish_training
 
+    session.check(config)
     fabric = session.open_fabric(config.machine, config.seed)
     say = session.speaker(fabric)
     loaded = session.read_model(config.checkpoint, config.model, config.data.size, say, config.method)
@@ -31,7 +32,8 @@ def meta_train(config: MetaTrain) -> dict:
         freeze(model.backbone)
     train, val = session.open_pictures(config.data, loaded.encoder.backbone, loaded.architecture.size)
     sampler = session.make_sampler(train, config.episodes, config.seed, fabric=fabric)
-    validate = session.make_validator(fabric, val, config.validation, head, config.seed)
+    validation = like_training(config.validation, config.episodes)
+    validate = session.make_validator(fabric, val, validation, head, config.seed)
     optimizer, schedule = session.make_training(model, config.optim, config.machine)
     run = session.open_run(config, fabric)
     say(

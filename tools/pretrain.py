@@ -16,6 +16,7 @@ def pretrain(config: Pretrain) -> dict:
     from tools import session
     from tools.report import finish_training
 
+    session.check(config)
     fabric = session.open_fabric(config.machine, config.seed)
     say = session.speaker(fabric)
     plan, encoder = session.new_model(config.model, config.data.size)

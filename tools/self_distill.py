@@ -18,6 +18,8 @@ def self_distill(config: SelfDistill) -> dict:
         raise UserError(f"generations={config.generations} must be at least 1")
     if not config.checkpoint:
         raise UserError("self-distillation needs a teacher: give --checkpoint of a pre-trained model")
+    for generation in range(1, config.generations + 1):
+        session.check(replace(config, run=str(Path(config.run) / f"born{generation}")))
     fabric = session.open_fabric(config.machine, config.seed)
     teacher, result = Path(config.checkpoint), {}
     for generation in range(1, config.generations + 1):
@@ -31,7 +33,7 @@ def _generation(config: SelfDistill, fabric, teacher_path: Path, generation: int
     import torch
 
     from backbones import UserError, read_checkpoint
-    from backbones.checkpoint import load_state
+    from backbones.checkpoint import from_official, load_state
     from episodes.engine import fit
     from episodes.loaders import BatchImages
     from episodes.seeds import INIT, derive
@@ -44,7 +46,8 @@ def _generation(config: SelfDistill, fabric, teacher_path: Path, generation: int
     say = session.speaker(fabric)
     state, card = read_checkpoint(teacher_path)
     plan = session.read_model(str(teacher_path), config.model, config.data.size, say=lambda text: None).architecture
-    if "classifier.weight" not in state and "module.classifier.weight" not in state:
+    state = from_official(state)
+    if "classifier.weight" not in state:
         raise UserError(
             f"{teacher_path} has no classifier to learn from: give a pre-trained model, not a meta-trained one"
         )

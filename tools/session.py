@@ -12,18 +12,48 @@ import torch
 from torch import nn
 
 from backbones import UserError
-from episodes.dataset import open_dataset, to_memory
+from episodes.check import refuse_broken
+from episodes.dataset import FileSet, to_memory
 from episodes.engine import Plan
 from episodes.evaluate import evaluate
 from episodes.loaders import Pictures, numbered_loader
+from episodes.opening import open_dataset
 from episodes.optim import build_optimizer, build_schedule
-from episodes.run import RunFolder
+from episodes.run import RunFolder, check_run
 from episodes.sampler import EpisodeSampler
 from episodes.seeds import INIT, derive
+from episodes.sources.folder import read_file
 from episodes.transforms import resize_for
 from fewshot.card import Architecture, Loaded, design, load_encoder
 from fewshot.methods import find_method
 from tools.config import Data, Episodes, Machine, Model, Optim
+
+
+def check(config) -> None:
+    """Refuse, before anything is opened, numbers that no script can work with and a run folder that cannot be used."""
+    optim, episodes = getattr(config, "optim", None), getattr(config, "episodes", None)
+    counts = {"repeats": getattr(config, "repeats", 1), "episodes_per_step": getattr(config, "episodes_per_step", 1)}
+    counts |= {"model.reduce_dim": config.model.reduce_dim or 1}
+    if config.model.reduce_dim == 0:
+        raise UserError("model.reduce_dim must be at least 1, or null for no reduction, not 0")
+    if optim is not None:
+        counts |= {f"optim.{name}": getattr(optim, name) for name in ("epochs", "batch_size", "accumulate")}
+        if not optim.lr > 0 or not (optim.temperature_lr is None or optim.temperature_lr > 0):
+            raise UserError(f"learning rates must be above 0, not lr {optim.lr}, temperature_lr {optim.temperature_lr}")
+        if optim.nesterov and optim.name == "sgd" and not optim.momentum > 0:
+            raise UserError("Nesterov's step needs momentum above 0: raise it, or --optim.nesterov false")
+    if isinstance(episodes, int):
+        counts["episodes"] = episodes
+    for name, count in counts.items():
+        if count < 1:
+            raise UserError(f"{name} must be at least 1, not {count}")
+    if not 0 <= config.model.dropout < 1:
+        raise UserError(f"model.dropout must be in [0, 1), not {config.model.dropout}")
+    if config.seed < 0:
+        raise UserError(f"seed must be at least 0, not {config.seed}")
+    if getattr(getattr(config, "data", None), "workers", 0) < 0:
+        raise UserError(f"data.workers must be at least 0, not {config.data.workers}")
+    check_run(config.run, getattr(config, "resume", False), config.overwrite)
 
 
 def open_fabric(machine: Machine, seed: int) -> lightning_fabric.Fabric:
@@ -55,6 +85,8 @@ def open_set(spec: str, data: Data, size: int):
     batches samples without it, which breaks the thin strokes of characters that the test pictures keep.
     """
     dataset = open_dataset(spec, skip_broken=data.skip_broken, download=data.download)
+    if isinstance(dataset, FileSet) and dataset.read is read_file and not data.skip_broken:
+        refuse_broken(dataset)
     side = resize_for(size)
     if data.in_memory and (not hasattr(dataset, "batch") or min(dataset.images.shape[-2:]) > side):
         dataset = to_memory(dataset, side, side)
@@ -77,13 +109,19 @@ def new_model(model: Model, size: int | None) -> tuple[Architecture, nn.Module]:
 def read_model(
     checkpoint: str | None, model: Model, size: int | None, say: Callable[[str], None], method: str | None = None
 ) -> Loaded:
-    """Read a checkpoint; without one, design the model from its options. `method` wins over the one it is of."""
+    """Read a checkpoint (or `model.weights`); without one, design the model from its options.
+
+    method: wins over the method that the checkpoint is of.
+    """
     if method is not None:
         find_method(method)
+    checkpoint = checkpoint or model.weights
     if checkpoint is None:
         plan, encoder = new_model(replace(model, method=method or model.method), size)
+        if not model.backbone_options.get("pretrained"):
+            say(f"no checkpoint given: {model.backbone} starts from random weights")
         return Loaded(plan, encoder, {}, {})
-    loaded = load_encoder(checkpoint, new_model(model, size)[0], say, method)
+    loaded = load_encoder(checkpoint, lambda: new_model(model, size)[0], say, method)
     if size:
         loaded.architecture.size = size
     return loaded
