@@ -10,7 +10,10 @@ ORDER, AUGMENT, MODEL, INIT = 1, 2, 3, 4
 
 
 def derive(*parts: int) -> int:
-    """Return a 63-bit seed that depends on every part and its place."""
+    """Return a 63-bit seed that depends on every part and its place; one purpose must always give as many parts.
+
+    (numpy's seed sequence takes zeros at the end for nothing: (1, 2) and (1, 2, 0) are one stream.)
+    """
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 

@@ -32,10 +32,13 @@ class Architecture:
     size: int = 84
     map_size: tuple[int, int] = (10, 10)
 
+    def __post_init__(self) -> None:
+        self.map_size = tuple(self.map_size)  # JSON knows lists only
+
     def build(self) -> Encoder:
         """Build the encoder with random weights."""
         return create_encoder(
-            self.method, self.backbone, self.backbone_options, self.reduce_dim, tuple(self.map_size), self.activation
+            self.method, self.backbone, self.backbone_options, self.reduce_dim, self.map_size, self.activation
         )
 
     def card(self, stage: str, **facts: object) -> dict[str, object]:

@@ -1,0 +1,75 @@
+"""The table of methods: every row builds, and wrong names and options are one sentence."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from backbones import UserError
+from fewshot.good_embed import GoodEmbed
+from fewshot.methods import METHODS, create_encoder, create_head, find_method
+from moments import BDC
+
+SMALL = {"width": 4, "pooled_stages": 2, "input_size": 16}
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("k_shot", [1, 5])
+def test_every_method_scores_an_episode_of_its_own_encoder(name, k_shot):
+    encoder = create_encoder(name, "conv4", SMALL, map_size=(4, 4)).eval()
+    labels = torch.arange(3).repeat_interleave(k_shot)[None]
+    images = torch.randn(3 * k_shot + 2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        features = encoder(images)[None]
+        options = {"tune_passes": 2} if name == "deepemd" else {}  # 100 by default
+        for head in (create_head(name, k_shot, **options), METHODS[name].validation_head(k_shot)):
+            logits = head.eval()(features[:, : 3 * k_shot], labels, features[:, 3 * k_shot :], n_way=3)
+            assert logits.shape == (1, 2, 3)
+            assert torch.isfinite(logits).all()
+
+
+def test_the_penalty_follows_the_shots_and_yields_to_the_options():
+    """0.1 and 2 of the miniImageNet scripts."""
+    assert [create_head("stl_deepbdc", k).C for k in (1, 5)] == [0.1, 2.0]
+    assert [create_head("good_embed", k).C for k in (1, 5)] == [0.1, 2.0]
+    assert create_head("stl_deepbdc", 5, C=30).C == 30
+
+
+def test_the_rule_of_meta_deepbdc_follows_the_shots():
+    assert create_head("meta_deepbdc", 1).similarity == "inner"
+    assert create_head("meta_deepbdc", 5).similarity == "squared"
+
+
+def test_unknown_names_are_refused_with_the_nearest():
+    with pytest.raises(UserError, match="method 'meta_deepbcd' is unknown; did you mean 'meta_deepbdc'"):
+        find_method("meta_deepbcd")
+    with pytest.raises(UserError, match="did you mean 'protonet'"):
+        create_head("prototnet", 1)
+    with pytest.raises(UserError, match="did you mean 'resnet12'"):
+        create_encoder("protonet", "resnet_12")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("protonet", {"C": 1.0}, "does not take these options"),
+        ("protonet", {"distance": "cosine"}, "unknown distance 'cosine'"),
+        ("stl_deepbdc", {"C": -1.0}, "C must be positive"),
+        ("meta_deepbdc", {"similarity": "trace"}, "unknown similarity"),
+    ],
+)
+def test_wrong_head_options_are_one_sentence(name, options, message):
+    with pytest.raises(UserError, match=message):
+        create_head(name, 1, **options)
+
+
+@pytest.mark.parametrize("options", [{"widht": 3}, {"width": [1, 2]}, {"pooled_stages": 9}])
+def test_wrong_backbone_options_are_one_sentence(options):
+    with pytest.raises(UserError, match="backbone 'conv4' does not take these options"):
+        create_encoder("protonet", "conv4", options)
+
+
+def test_pools():
+    assert isinstance(create_encoder("stl_deepbdc", "conv4", SMALL).pool, BDC)
+    assert create_encoder("stl_deepbdc", "conv4", SMALL, reduce_dim=3).pool.out_dim == 6
+    assert isinstance(METHODS["good_embed"].head(1), GoodEmbed)
