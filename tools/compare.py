@@ -109,11 +109,13 @@ def stage(folder: Path, title: str, options, job: Callable, found: Comparison, s
     done = folder / "done.json"
     wanted, base = json.loads(json.dumps(asdict(options))), _fingerprint(getattr(options, "checkpoint", None))
     old = json.loads(done.read_text()) if done.is_file() else {}
-    if old.get("options") != wanted or old["base"] != base:
+    same = old.get("options") == wanted and old.get("base") == base
+    if not (same and "metrics" in old):
         say(f"  {title} ...")
         started = time.perf_counter()
-        options.overwrite = bool(old and old["base"] != base) or not (folder / "last.ckpt").is_file()
-        options.resume = not options.overwrite
+        options.resume = same and any(folder.rglob("last.ckpt"))  # killed on the way
+        options.overwrite = not options.resume
+        write_json(done, {"options": wanted, "base": base})
         with contextlib.redirect_stdout(io.StringIO()):
             metrics = job(options)
         seconds = time.perf_counter() - started
