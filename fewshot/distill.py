@@ -26,7 +26,8 @@ def distillation_step(
     """
     if teacher_mode not in ("eval", "train"):
         raise ValueError(f"teacher_mode is 'eval' or 'train', not '{teacher_mode}'")
-    teacher.requires_grad_(False).train(teacher_mode == "train")
+    # In this order: a model whose backbone is frozen keeps it in eval mode when it is switched to training.
+    teacher.train(teacher_mode == "train").requires_grad_(False)
 
     def step(student: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         with torch.no_grad():

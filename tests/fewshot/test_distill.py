@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from fewshot.distill import distillation_step
+from fewshot.encoder import PretrainModel
 from fewshot.losses import distillation_loss
+from fewshot.methods import create_encoder
 
 
 def teacher() -> nn.Module:
@@ -65,6 +67,17 @@ def test_a_train_teacher_drops_and_drifts():
     assert first["distillation"].item() != second["distillation"].item()
     assert first["cross_entropy"].item() == second["cross_entropy"].item()
     assert not torch.equal(old[2].running_mean, mean)
+
+
+def test_a_train_teacher_with_a_network_uses_the_statistics_of_the_batch():
+    """Its backbone has no gradients, and yet it is not the frozen backbone that stays in eval mode."""
+    torch.manual_seed(0)
+    network = {"width": 4, "pooled_stages": 1}
+    old = PretrainModel(create_encoder("protonet", "conv4", network), 4)
+    distillation_step(old, "train")
+    assert all(module.training for module in old.modules())
+    distillation_step(old, "eval")
+    assert not any(module.training for module in old.modules())
 
 
 def test_an_unknown_mode_is_refused():
