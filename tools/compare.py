@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 
+from backbones import UserError
 from episodes.loaders import Pictures
 from episodes.metrics import mean_and_interval
 from episodes.run import write_json
 from fewshot.card import Loaded, load_encoder
-from fewshot.methods import METHODS, create_head, find_method
+from fewshot.methods import METHODS, create_head
 from tools import session
 from tools.config import Compare, Data, Episodes, Evaluate, MetaTrain, Model, Pretrain, SelfDistill
 from tools.meta_train import meta_train
@@ -66,8 +67,12 @@ def model_options(config: Compare, method: str) -> Model:
 
 def check(config: Compare) -> dict[str, Pictures]:
     """Open every data set and build every sampler before any training; returns the test pictures."""
+    for name in ("methods", "seeds", "k_shot", "test"):
+        if not getattr(config, name):
+            raise UserError(f"{name} is an empty list: name at least one")
     for method in config.methods:
-        find_method(method)
+        for k in config.k_shot:
+            create_head(method, k, **config.head.get(method, {}))
     _, encoder = session.new_model(model_options(config, config.methods[0]), config.size)
     train, val = session.open_pictures(data_options(config), encoder.backbone, config.size)
     for k in config.k_shot:

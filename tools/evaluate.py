@@ -21,7 +21,8 @@ def evaluate(config: Evaluate) -> dict:
     fabric = session.open_fabric(config.machine, config.seed)
     loaded = session.read_model(config.checkpoint, config.model, config.size, print, config.method)
     method = loaded.architecture.method
-    options = {**loaded.card.get("head", {}), **config.model.head}
+    trained = loaded.card.get("head", {}) if method == loaded.card.get("method") else {}
+    options = {**trained, **config.model.head}
     heads = {k: loaded.load_head(create_head(method, k, **options)) for k in config.k_shot}
     session.lay_out(loaded.encoder, config.machine)
     encoder = fabric.to_device(loaded.encoder.requires_grad_(False).eval())

@@ -44,6 +44,9 @@ def check(config) -> None:
             raise UserError("Nesterov's step needs momentum above 0: raise it, or --optim.nesterov false")
     if isinstance(episodes, int):
         counts["episodes"] = episodes
+    for name in ("test", "k_shot"):
+        if getattr(config, name, None) == []:
+            raise UserError(f"{name} is an empty list: name at least one")
     for name, count in counts.items():
         if count < 1:
             raise UserError(f"{name} must be at least 1, not {count}")
