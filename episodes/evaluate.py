@@ -17,7 +17,8 @@ from episodes.metrics import confusion_matrix, mean_and_interval, per_class_accu
 from episodes.progress import Progress
 from episodes.sampler import EpisodeSampler
 
-# Features of the episodes in one step, in bytes.
+# Features of the episodes in one step, in bytes. A CPU is up to twice as fast on what stays in its cache.
+CPU_STEP_BYTES = 16 << 20
 STEP_BYTES = 256 << 20
 MOST_EPISODES = 512
 
@@ -99,11 +100,13 @@ def extract_features(
     return result
 
 
-def _steps(sampler: EpisodeSampler, row_bytes: int, most: int = MOST_EPISODES) -> Iterator[EpisodeBatch]:
-    """Yield the sampler's episodes in batches whose rows of `row_bytes` fit the step budget."""
+def _steps(sampler: EpisodeSampler, features: Tensor, most: int = MOST_EPISODES) -> Iterator[EpisodeBatch]:
+    """Yield the sampler's episodes in batches whose features, rows of (N, ...), fit the step budget."""
+    budget = CPU_STEP_BYTES if features.device.type == "cpu" else STEP_BYTES
+    row_bytes = features[0].numel() * features.element_size()
     first = sampler[sampler.numbers[0]]
     rows = len(first.support) + len(first.query)
-    yield from sampler.steps(int(np.clip(STEP_BYTES // (rows * row_bytes), 1, most)))
+    yield from sampler.steps(int(np.clip(budget // (rows * row_bytes), 1, most)))
 
 
 class _Tally:
@@ -146,7 +149,7 @@ def evaluate_features(
     head.eval()
     tally, started = _Tally(n_classes), time.perf_counter()
     with Progress(len(sampler), label, on=show) as bar:
-        for batch in _steps(sampler, features[0].numel() * features.element_size()):
+        for batch in _steps(sampler, features):
             # chosen on the host, where the index arrays are
             support, query = (features[torch.from_numpy(np.array(x))] for x in (batch.support, batch.query))
             labels = torch.from_numpy(np.array(batch.support_labels)).to(features.device)
