@@ -29,6 +29,7 @@ def build_parser(config_class: type, name: str) -> ArgumentParser:
         description=(config_class.__doc__ or "").split("\n\n")[0],
         exit_on_error=False,
         default_env=False,
+        allow_abbrev=False,  # half a name must not pass for another option
         usage="%(prog)s [--config RECIPE.yaml] [--OPTION VALUE ...]\n\n"
         "Where it is unique, the last part of a name is enough: --skip-broken for --data.skip_broken true.",
     )

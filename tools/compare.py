@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-from backbones import UserError
 from episodes.loaders import Pictures
 from episodes.metrics import mean_and_interval
 from episodes.run import write_json
@@ -21,6 +20,7 @@ from fewshot.card import Loaded, load_encoder
 from fewshot.methods import METHODS, create_head
 from tools import session
 from tools.config import Compare, Data, Episodes, Evaluate, MetaTrain, Model, Pretrain, SelfDistill
+from tools.limits import check_numbers
 from tools.meta_train import meta_train
 from tools.pretrain import pretrain
 from tools.scoring import Score, episode_samplers, picture_of, score_set
@@ -67,9 +67,7 @@ def model_options(config: Compare, method: str) -> Model:
 
 def check(config: Compare) -> dict[str, Pictures]:
     """Open every data set and build every sampler before any training; returns the test pictures."""
-    for name in ("methods", "seeds", "k_shot", "test"):
-        if not getattr(config, name):
-            raise UserError(f"{name} is an empty list: name at least one")
+    check_numbers(config)
     for method in config.methods:
         for k in config.k_shot:
             create_head(method, k, **config.head.get(method, {}))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tools.cli import run_tool
 from tools.config import SelfDistill
+from tools.limits import check_numbers
 
 
 def self_distill(config: SelfDistill) -> dict:
@@ -14,8 +15,9 @@ def self_distill(config: SelfDistill) -> dict:
     from backbones import UserError
     from tools import session
 
+    check_numbers(config)
     if config.generations < 1:
-        raise UserError(f"generations={config.generations} must be at least 1")
+        raise UserError("generations must be at least 1, not 0")
     if not config.checkpoint:
         raise UserError("self-distillation needs a teacher: give --checkpoint of a pre-trained model")
     for generation in range(1, config.generations + 1):

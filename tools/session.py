@@ -27,35 +27,12 @@ from episodes.transforms import resize_for
 from fewshot.card import Architecture, Loaded, design, load_encoder
 from fewshot.methods import find_method
 from tools.config import Data, Episodes, Machine, Model, Optim
+from tools.limits import check_numbers
 
 
 def check(config) -> None:
-    """Refuse, before anything is opened, numbers that no script can work with and a run folder that cannot be used."""
-    optim, episodes = getattr(config, "optim", None), getattr(config, "episodes", None)
-    counts = {"repeats": getattr(config, "repeats", 1), "episodes_per_step": getattr(config, "episodes_per_step", 1)}
-    counts |= {"model.reduce_dim": config.model.reduce_dim or 1}
-    if config.model.reduce_dim == 0:
-        raise UserError("model.reduce_dim must be at least 1, or null for no reduction, not 0")
-    if optim is not None:
-        counts |= {f"optim.{name}": getattr(optim, name) for name in ("epochs", "batch_size", "accumulate")}
-        if not optim.lr > 0 or not (optim.temperature_lr is None or optim.temperature_lr > 0):
-            raise UserError(f"learning rates must be above 0, not lr {optim.lr}, temperature_lr {optim.temperature_lr}")
-        if optim.nesterov and optim.name == "sgd" and not optim.momentum > 0:
-            raise UserError("Nesterov's step needs momentum above 0: raise it, or --optim.nesterov false")
-    if isinstance(episodes, int):
-        counts["episodes"] = episodes
-    for name in ("test", "k_shot"):
-        if getattr(config, name, None) == []:
-            raise UserError(f"{name} is an empty list: name at least one")
-    for name, count in counts.items():
-        if count < 1:
-            raise UserError(f"{name} must be at least 1, not {count}")
-    if not 0 <= config.model.dropout < 1:
-        raise UserError(f"model.dropout must be in [0, 1), not {config.model.dropout}")
-    if config.seed < 0:
-        raise UserError(f"seed must be at least 0, not {config.seed}")
-    if getattr(getattr(config, "data", None), "workers", 0) < 0:
-        raise UserError(f"data.workers must be at least 0, not {config.data.workers}")
+    """Refuse, before anything is opened, options out of their range and a run folder that cannot be used."""
+    check_numbers(config)
     check_run(config.run, getattr(config, "resume", False), config.overwrite)
 
 

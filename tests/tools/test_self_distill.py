@@ -107,7 +107,7 @@ def test_a_teacher_without_a_card_in_the_official_layout(tmp_path, packs, pretra
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"generations": 0}, "generations=0 must be at least 1"),
+        ({"generations": 0}, "generations must be at least 1, not 0"),
         ({"checkpoint": None}, "needs a teacher"),
         ({"checkpoint": "no/such.safetensors"}, "no checkpoint at"),
     ],
