@@ -85,7 +85,9 @@ class BatchImages(Dataset):
 class EpisodeImages(Dataset):
     """Steps of episodes with their images; item s of an epoch is step s of this process.
 
-    episodes_per_step: episodes in one step, stacked; the last step may hold fewer.
+    episodes_per_step: episodes in one step of this process, stacked; the last step may hold fewer.
+    Every process of the sampler's world has the same number of steps. "weight" is its share of a step's episodes times
+    world_size, as in `BatchImages`; a process that has none left repeats an episode with no weight.
     An item has images (E, S+Q, 3, size, size) with the support first, support_labels (E, S) and query_labels (E, Q)
     with -1 for padding, and the episode numbers (E,).
     """
@@ -98,10 +100,14 @@ class EpisodeImages(Dataset):
         self.sampler.set_epoch(epoch)
 
     def __len__(self) -> int:
-        return -(-len(self.sampler) // self.episodes_per_step)
+        return -(-self.sampler.n_episodes // (self.episodes_per_step * self.sampler.world_size))
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
+        world, together = self.sampler.world_size, self.episodes_per_step * self.sampler.world_size
         numbers = self.sampler.numbers[step * self.episodes_per_step : (step + 1) * self.episodes_per_step]
+        weight = len(numbers) * world / min(together, self.sampler.n_episodes - step * together)
+        if not len(numbers):  # fewer episodes than processes: take part with no weight
+            numbers = range(1)
         batch = self.sampler.batch(numbers)
         items = np.concatenate([batch.support, batch.query], axis=1)
         seed = (self.sampler.seed, self.sampler.epoch, int(numbers[0]))
@@ -111,6 +117,7 @@ class EpisodeImages(Dataset):
             "support_labels": torch.from_numpy(np.array(batch.support_labels)),
             "query_labels": torch.from_numpy(np.array(batch.query_labels)),
             "numbers": torch.from_numpy(batch.numbers.copy()),
+            "weight": torch.tensor(weight),
         }
 
 

@@ -148,14 +148,26 @@ def test_episodes_of_an_epoch_differ_from_those_of_the_next():
     assert torch.equal(first, numbered[0]["images"])
 
 
-def test_processes_share_the_episodes():
+@pytest.mark.parametrize(("episodes", "world", "per_step"), [(6, 2, 2), (7, 2, 1), (7, 3, 2), (1, 3, 1), (5, 1, 2)])
+def test_processes_share_the_episodes(episodes, world, per_step):
+    """All have as many steps, or they would wait for each other for ever; the weights make it one mean."""
     pictures = plain(marked())
     shares = [
-        EpisodeImages(pictures, EpisodeSampler(pictures.dataset.labels, 3, 1, 2, 6, rank=rank, world_size=2), 2)
-        for rank in range(2)
+        EpisodeImages(
+            pictures,
+            EpisodeSampler(pictures.dataset.labels, 3, 1, 2, episodes, rank=rank, world_size=world),
+            per_step,
+        )
+        for rank in range(world)
     ]
-    seen = [number for share in shares for step in numbered_loader(share) for number in step["numbers"].tolist()]
-    assert sorted(seen) == list(range(6))
+    assert len({len(share) for share in shares}) == 1
+    seen = []
+    for step in zip(*map(numbered_loader, shares), strict=True):
+        counted = [(n, float(part["weight"])) for part in step for n in part["numbers"].tolist() if part["weight"] > 0]
+        means = [float(part["weight"]) * part["numbers"].double().mean().item() for part in step]
+        assert np.mean(means) == pytest.approx(np.mean([number for number, _ in counted]))
+        seen += [number for number, _ in counted]
+    assert sorted(seen) == list(range(episodes))
 
 
 def test_uneven_episodes_are_padded():
