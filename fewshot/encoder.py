@@ -86,21 +86,26 @@ class EpisodeModel(nn.Module):
         """Return representations (B, ...) of images (B, 3, H, W)."""
         return self.pool(self.backbone(images))
 
-    def forward(self, images: Tensor, support_labels: Tensor, n_way: int | None = None) -> Tensor:
+    def forward(
+        self, images: Tensor, support_labels: Tensor, n_way: int | None = None, query_mask: Tensor | None = None
+    ) -> Tensor:
         """Score episodes.
 
         images: (E, S + Q, 3, H, W), the support first. support_labels: (E, S), -1 for padding.
+        query_mask: (E, Q), False for padding; for transductive heads alone.
         Returns logits (E, Q, K).
         """
         shots = support_labels.shape[1]
         features = self.features(images.flatten(0, 1)).unflatten(0, images.shape[:2])
-        return self.head(features[:, :shots], support_labels, features[:, shots:], n_way=n_way)
+        extra = {"query_mask": query_mask} if getattr(self.head, "transductive", False) else {}
+        return self.head(features[:, :shots], support_labels, features[:, shots:], n_way=n_way, **extra)
 
 
 def episode_step(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Loss and accuracy of a batch of episodes (see `episodes.loaders.EpisodeImages`)."""
-    logits = model(batch["images"], batch["support_labels"])
-    return _loss_and_accuracy(logits, batch["query_labels"])
+    query_labels = batch["query_labels"]
+    logits = model(batch["images"], batch["support_labels"], query_mask=query_labels >= 0)
+    return _loss_and_accuracy(logits, query_labels)
 
 
 def classification_step(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:

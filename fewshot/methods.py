@@ -10,15 +10,24 @@ from torch import nn
 from backbones import UserError, create_backbone
 from backbones.errors import nearest
 from fewshot.adm import ADM
+from fewshot.baseline import Baseline
+from fewshot.baseline_pp import BaselinePP
+from fewshot.bd_cspn import BDCSPN
+from fewshot.covamnet import CovaMNet
 from fewshot.covnet import CovNet
 from fewshot.deepemd import DeepEMD
 from fewshot.encoder import Encoder
 from fewshot.frn import FRN
 from fewshot.good_embed import GoodEmbed
+from fewshot.matching_net import MatchingNet
 from fewshot.meta_baseline import MetaBaseline
 from fewshot.meta_deepbdc import MetaDeepBDC
 from fewshot.protonet import ProtoNet
+from fewshot.relation_net import RelationNet
+from fewshot.simpleshot import SimpleShot
+from fewshot.soft_kmeans import SoftKMeans
 from fewshot.stl_deepbdc import STLDeepBDC
+from fewshot.tim import TIM
 from moments import BDC, GlobalAveragePool
 
 
@@ -31,6 +40,9 @@ class Method:
     head: builds the episode head from (k_shot, **options).
     episodic: trained on episodes after pre-training; otherwise the pre-trained encoder is used frozen.
     validation_head: scores validation episodes during pre-training; a cheap prototype head for every method.
+    sized: the head has weights of the size of a feature, its option `in_channels`; see `create_head`.
+    transductive: the head looks at all queries of an episode at once, so that its results are not comparable with the
+        others'; its title says so in every table. See `fewshot.transductive`.
     """
 
     title: str
@@ -38,6 +50,8 @@ class Method:
     head: Callable[..., nn.Module]
     episodic: bool
     validation_head: Callable[..., nn.Module]
+    sized: bool = False
+    transductive: bool = False
 
 
 def _penalty(k_shot: int) -> float:
@@ -65,6 +79,15 @@ METHODS: dict[str, Method] = {
     "adm": Method("ADM", "map", _plain(ADM), True, _plain(CovNet)),
     "frn": Method("FRN", "map", _plain(FRN), True, _plain(FRN)),
     "deepemd": Method("DeepEMD", "map", _plain(DeepEMD), True, _plain(CovNet)),
+    "covamnet": Method("CovaMNet", "map", _plain(CovaMNet), True, _plain(CovNet)),
+    "matching_net": Method("MatchingNet", "gap", _plain(MatchingNet), True, _proto, sized=True),
+    "relation_net": Method("RelationNet", "map", _plain(RelationNet), True, _plain(CovNet), sized=True),
+    "simpleshot": Method("SimpleShot", "gap", _plain(SimpleShot), False, _proto),
+    "baseline": Method("Baseline", "gap", _plain(Baseline), False, _proto),
+    "baseline_pp": Method("Baseline++", "gap", _plain(BaselinePP), False, _proto),
+    "soft_kmeans": Method("Soft k-means (transductive)", "gap", _plain(SoftKMeans), True, _proto, transductive=True),
+    "bd_cspn": Method("BD-CSPN (transductive)", "gap", _plain(BDCSPN), False, _proto, transductive=True),
+    "tim": Method("TIM (transductive)", "gap", _plain(TIM), False, _proto, transductive=True),
 }
 
 
@@ -75,10 +98,17 @@ def find_method(name: str) -> Method:
     return METHODS[name]
 
 
-def create_head(name: str, k_shot: int, **options) -> nn.Module:
-    """Build the episode head of a method for `k_shot` supports per class; options as in the head's class."""
+def create_head(name: str, k_shot: int, channels: int | None = None, **options) -> nn.Module:
+    """Build the episode head of a method for `k_shot` supports per class; options as in the head's class.
+
+    channels: length of a feature, or channels of a map (`Encoder.out_dim`), for heads that have weights of this size;
+        None leaves those at their own default.
+    """
+    method = find_method(name)
+    if method.sized and channels is not None:
+        options = {"in_channels": channels, **options}
     try:
-        return find_method(name).head(k_shot, **options)
+        return method.head(k_shot, **options)
     except UserError:
         raise
     except (TypeError, ValueError) as error:

@@ -191,7 +191,8 @@ def test_all(
                 loaded[path] = load_encoder(path, say=lambda text: None, method=method)
                 session.lay_out(loaded[path].encoder, config.machine)
                 fabric.to_device(loaded[path].encoder.requires_grad_(False).eval())
-            head = loaded[path].load_head(create_head(method, k, **config.head.get(method, {})))
+            channels = loaded[path].encoder.out_dim
+            head = loaded[path].load_head(create_head(method, k, channels, **config.head.get(method, {})))
             scores, computed[path] = score_set(
                 name, options, loaded[path].encoder, {k: head}, pictures, fabric.device, features=computed.get(path)
             )

@@ -23,7 +23,7 @@ def evaluate(config: Evaluate) -> dict:
     method = loaded.architecture.method
     trained = loaded.card.get("head", {}) if method == loaded.card.get("method") else {}
     options = {**trained, **config.model.head}
-    heads = {k: loaded.load_head(create_head(method, k, **options)) for k in config.k_shot}
+    heads = {k: loaded.load_head(create_head(method, k, loaded.encoder.out_dim, **options)) for k in config.k_shot}
     session.lay_out(loaded.encoder, config.machine)
     encoder = fabric.to_device(loaded.encoder.requires_grad_(False).eval())
 

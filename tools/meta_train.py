@@ -26,7 +26,7 @@ def meta_train(config: MetaTrain) -> dict:
             f"{METHODS[method].title} is not trained on episodes: test its pre-trained checkpoint with tools.evaluate"
         )
     shots = config.episodes.k_shot
-    head = create_head(method, shots, **config.model.head)
+    head = create_head(method, shots, loaded.encoder.out_dim, **config.model.head)
     model = EpisodeModel(loaded.encoder, loaded.load_head(head))
     if config.model.frozen:
         freeze(model.backbone)

@@ -129,8 +129,10 @@ def picture_of(
     said = {}
     for name, head in heads.items():
         rows = features[name]
-        support, asked = (rows[torch.tensor(np.array(x))][None] for x in (episode.support, episode.query[query]))
-        said[name] = head(support, labels.to(rows.device), asked, n_way=episode.n_way)[0].argmax(-1).cpu().numpy()
+        # all queries are asked, since a transductive head answers by all of them
+        support, asked = (rows[torch.tensor(np.array(x))][None] for x in (episode.support, episode.query))
+        answers = head(support, labels.to(rows.device), asked, n_way=episode.n_way)[0].argmax(-1).cpu().numpy()
+        said[name] = answers[query]
     names = [pictures.dataset.class_names[c] for c in episode.classes]
     return EpisodePicture(
         title,

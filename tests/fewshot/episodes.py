@@ -9,14 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from fewshot.adm import ADM
+from fewshot.baseline import Baseline
+from fewshot.baseline_pp import BaselinePP
+from fewshot.bd_cspn import BDCSPN
+from fewshot.covamnet import CovaMNet
 from fewshot.covnet import CovNet
 from fewshot.deepemd import DeepEMD
 from fewshot.frn import FRN
 from fewshot.good_embed import GoodEmbed
+from fewshot.matching_net import MatchingNet
 from fewshot.meta_baseline import MetaBaseline
 from fewshot.meta_deepbdc import MetaDeepBDC
 from fewshot.protonet import ProtoNet
+from fewshot.relation_net import RelationNet
+from fewshot.simpleshot import SimpleShot
+from fewshot.soft_kmeans import SoftKMeans
 from fewshot.stl_deepbdc import STLDeepBDC
+from fewshot.tim import TIM
 
 VECTOR, MAP = (15,), (4, 3, 2)  # 15 = 5*6/2: the upper triangle of a 5 x 5 matrix
 
@@ -35,9 +44,28 @@ HEADS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "adm": (lambda: ADM().eval(), MAP),
     "deepemd": (lambda: DeepEMD(solver="sinkhorn", iterations=30, tune_passes=0), MAP),
     "deepemd_tuned": (lambda: DeepEMD(solver="sinkhorn", iterations=10, tune_passes=3), MAP),
+    "covamnet": (lambda: CovaMNet().eval(), MAP),
+    "matching_net": (MatchingNet, VECTOR),
+    "matching_net_context": (lambda: MatchingNet(context=True, in_channels=3), (3,)),
+    "relation_net": (lambda: RelationNet(in_channels=4, hidden=3, units=3).eval(), MAP),
+    "simpleshot_un": (lambda: SimpleShot("UN"), VECTOR),
+    "simpleshot_l2n": (SimpleShot, VECTOR),
+    "simpleshot_cl2n": (lambda: SimpleShot("CL2N"), VECTOR),
+    "baseline": (lambda: Baseline(passes=5, start="zeros", batch_size=None), VECTOR),
+    "baseline_random": (lambda: Baseline(passes=5), VECTOR),
+    "baseline_pp": (lambda: BaselinePP(passes=5, start="means", batch_size=None), VECTOR),
+    "baseline_pp_random": (lambda: BaselinePP(passes=5), VECTOR),
+    "soft_kmeans": (lambda: SoftKMeans(steps=2, temperature=0.1), VECTOR),
+    "bd_cspn": (lambda: BDCSPN(top=2), VECTOR),
+    "tim": (lambda: TIM(steps=5, lr=1e-2), VECTOR),
 }
-ORDER_MATTERS = ("deepemd_tuned",)  # SGD on the support meets the rows in an order of its own
-NO_GRADIENT = ("good_embed", "stl_deepbdc")
+# SGD on the support meets the rows in an order of its own, the context of matching networks in the order given
+ORDER_MATTERS = ("deepemd_tuned", "baseline_random", "baseline_pp_random", "matching_net_context")
+PADDING_MATTERS = ("deepemd_tuned",)  # the batches of its SGD depend on the number of rows
+NAMES_MATTER = ("baseline_random", "baseline_pp_random")  # a class has the random start of its number
+CONSTANT_SUPPORT = ("deepemd_tuned",)  # the gradient does not pass through its tuned class maps
+NO_GRADIENT = ("good_embed", "stl_deepbdc", "baseline", "baseline_random", "baseline_pp", "baseline_pp_random", "tim")
+TRANSDUCTIVE = ("soft_kmeans", "bd_cspn", "tim")
 
 
 @dataclass

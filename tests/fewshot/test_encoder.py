@@ -124,7 +124,8 @@ def test_padding_counts_nowhere_in_an_episode():
 def test_every_method_that_trains_on_episodes_sends_gradients_to_the_backbone(name):
     if not METHODS[name].episodic:
         pytest.skip("frozen by definition")
-    model = EpisodeModel(encoder(name), create_head(name, 1))
+    body = encoder(name)
+    model = EpisodeModel(body, create_head(name, 1, body.out_dim))
     batch = {
         "images": images(1, 4),
         "support_labels": torch.tensor([[0, 1]]),

@@ -21,8 +21,9 @@ def test_every_method_scores_an_episode_of_its_own_encoder(name, k_shot):
     images = torch.randn(3 * k_shot + 2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         features = encoder(images)[None]
-        options = {"tune_passes": 2} if name == "deepemd" else {}  # 100 by default
-        for head in (create_head(name, k_shot, **options), METHODS[name].validation_head(k_shot)):
+        options = {"deepemd": {"tune_passes": 2}, "tim": {"steps": 2}}.get(name, {})  # 100 and 1000 by default
+        mine = create_head(name, k_shot, encoder.out_dim, **options)
+        for head in (mine, METHODS[name].validation_head(k_shot)):
             logits = head.eval()(features[:, : 3 * k_shot], labels, features[:, 3 * k_shot :], n_way=3)
             assert logits.shape == (1, 2, 3)
             assert torch.isfinite(logits).all()
@@ -38,6 +39,14 @@ def test_the_penalty_follows_the_shots_and_yields_to_the_options():
 def test_the_rule_of_meta_deepbdc_follows_the_shots():
     assert create_head("meta_deepbdc", 1).similarity == "inner"
     assert create_head("meta_deepbdc", 5).similarity == "squared"
+
+
+def test_weights_of_the_size_of_a_feature_follow_the_encoder():
+    assert create_head("relation_net", 1, 7).in_channels == 7
+    assert create_head("relation_net", 1).in_channels == 64
+    assert create_head("matching_net", 1, 7, context=True).query_encoder.hidden_size == 7
+    assert create_head("relation_net", 1, 7, in_channels=3).in_channels == 3  # an option that is named wins
+    create_head("protonet", 1, 7)  # of no use to heads without such weights
 
 
 def test_unknown_names_are_refused_with_the_nearest():
