@@ -131,6 +131,14 @@ class _Tally:
         return Evaluation(np.concatenate(self.numbers), np.concatenate(self.accuracies), self.confusion, seconds)
 
 
+def _predict(head: nn.Module, batch: EpisodeBatch, support: Tensor, labels: Tensor, query: Tensor) -> np.ndarray:
+    """Return the predicted labels (E, Q); a transductive head is told which queries are padding."""
+    extra = {}
+    if getattr(head, "transductive", False):
+        extra["query_mask"] = torch.from_numpy(batch.query_labels >= 0).to(query.device)
+    return head(support, labels, query, n_way=batch.classes.shape[1], **extra).argmax(-1).cpu().numpy()
+
+
 @torch.no_grad()
 def evaluate_features(
     head: nn.Module,
@@ -142,7 +150,8 @@ def evaluate_features(
 ) -> Evaluation:
     """Score episodes whose items are already represented, hundreds at a time.
 
-    head: (support, support_labels, query, n_way) -> logits; used in eval mode.
+    head: (support, support_labels, query, n_way) -> logits; used in eval mode. One with the attribute
+        `transductive` also gets query_mask (E, Q), True for the queries that are not padding.
     features: (N, ...) representation of every item of the data set that `sampler` was built on.
     n_classes: K of the data set.
     """
@@ -153,8 +162,7 @@ def evaluate_features(
             # chosen on the host, where the index arrays are
             support, query = (features[torch.from_numpy(np.array(x))] for x in (batch.support, batch.query))
             labels = torch.from_numpy(np.array(batch.support_labels)).to(features.device)
-            logits = head(support, labels, query, n_way=batch.classes.shape[1])
-            tally.add(batch, logits.argmax(-1).cpu().numpy())
+            tally.add(batch, _predict(head, batch, support, labels, query))
             bar.advance(len(batch))
     return tally.result(time.perf_counter() - started)
 
@@ -181,8 +189,7 @@ def evaluate_images(
             features = encode(images)[None]
             shots = batch.support.shape[1]
             labels = torch.from_numpy(np.array(batch.support_labels)).to(device)
-            logits = head(features[:, :shots], labels, features[:, shots:], n_way=batch.classes.shape[1])
-            tally.add(batch, logits.argmax(-1).cpu().numpy())
+            tally.add(batch, _predict(head, batch, features[:, :shots], labels, features[:, shots:]))
             bar.advance()
     return tally.result(time.perf_counter() - started)
 
