@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from episodes.evaluate import evaluate_features
+from episodes.sampler import EpisodeSampler
+from episodes.sizes import MetaDatasetSizes
 from fewshot.bd_cspn import BDCSPN, pseudo_members
 from fewshot.encoder import EpisodeModel, episode_step
 from fewshot.methods import METHODS, create_encoder, create_head
@@ -197,3 +201,21 @@ def test_training_hides_padding_queries_from_the_head():
         model, {"images": images[:, :4], "support_labels": labels, "query_labels": torch.tensor([[0, 1]])}
     )
     torch.testing.assert_close(padded["loss"], short["loss"])
+
+
+def test_testing_in_padded_batches_is_testing_one_episode_at_a_time():
+    """Episodes of 2 to 4 classes in one batch, so that most have padding queries, which repeat a real picture."""
+    labels = np.repeat(np.arange(4), 30)
+    features = torch.randn(120, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    features += 0.5 * torch.nn.functional.one_hot(torch.from_numpy(labels), 8)
+    features[0] *= 20  # what padding shows, so that its vote would be loud
+    sampler = EpisodeSampler(labels, n_episodes=20, variable=MetaDatasetSizes(2, 4, 5, 20))
+    assert next(sampler.steps(20)).padded
+    head = SoftKMeans(steps=3, temperature=0.3)
+    together = evaluate_features(head, features, sampler, 4, show=False)
+    for number in range(20):
+        episode = sampler[number]
+        rows = (torch.from_numpy(np.array(x))[None] for x in (episode.support, episode.support_labels, episode.query))
+        support, support_labels, query = rows
+        answers = head(features[support], support_labels, features[query])[0].argmax(-1).numpy()
+        assert together.accuracies[number] == (answers == episode.query_labels).mean()
