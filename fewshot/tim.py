@@ -93,12 +93,12 @@ class TIM(nn.Module):
 
     @torch.enable_grad()
     def _tune(self, means: Tensor, support: Tensor, target: Tensor, query: Tensor, weight: Tensor) -> Tensor:
-        weights = means.clone().requires_grad_()
+        weights, n_support = means.clone().requires_grad_(), support.shape[1]
+        rows = torch.cat([support, query], 1)
         optimiser = torch.optim.Adam([weights], lr=self.lr)
         for _ in range(self.steps):
-            losses = tim_loss(
-                self._logits(support, weights), target, self._logits(query, weights), weight, *self.loss_weights
-            )
+            logits = self._logits(rows, weights)
+            losses = tim_loss(logits[:, :n_support], target, logits[:, n_support:], weight, *self.loss_weights)
             optimiser.zero_grad()
             losses.sum().backward()
             optimiser.step()
