@@ -80,8 +80,11 @@ def class_means(rows: Tensor, labels: Tensor, n_way: int) -> tuple[Tensor, Tenso
 
     A class without rows gets a zero prototype and the count 0; `mask_absent` turns its scores into -inf.
     """
-    sums, counts = class_sums(rows, labels, n_way)
-    return sums / counts.clamp(min=1).reshape(counts.shape + (1,) * (rows.dim() - 2)), counts
+    member = membership(labels, n_way, rows.dtype)
+    counts = member.sum(1)
+    weights = member / counts.clamp(min=1).unsqueeze(1)  # divided here, where it is small
+    means = weights.transpose(1, 2) @ drop_padding(rows, labels).flatten(2)
+    return means.reshape(means.shape[:2] + rows.shape[2:]), counts
 
 
 def group_by_class(rows: Tensor, labels: Tensor, n_way: int) -> ClassRows:
@@ -104,18 +107,29 @@ def mask_absent(logits: Tensor, counts: Tensor) -> Tensor:
     return logits.masked_fill((counts == 0).unsqueeze(1), float("-inf"))
 
 
-def squared_distances(query: Tensor, prototypes: Tensor) -> Tensor:
+def squared_distances(query: Tensor, prototypes: Tensor, most_common: float = 16.0) -> Tensor:
     """Return the squared Euclidean distances (E, Q, K) between query (E, Q, D) and prototypes (E, K, D).
 
-    Uses |u|^2 + |p|^2 - 2 u.p, so nothing of size Q*K*D exists. Both sides are moved by the mean prototype first:
-    second-order features share a large common part, and without the move the three terms would be huge and cancel
-    to noise in float32 (see tests/fewshot/test_prototypes.py). The distance does not depend on the shift, so the
-    shift carries no gradient.
+    Uses |u|^2 + |p|^2 - 2 u.p, so nothing of size Q*K*D exists. Second-order features share a large common part, with
+    which the three terms would be huge and cancel to noise in float32 (see tests/fewshot/test_prototypes.py): both
+    sides are then moved by the mean prototype first. The distance does not depend on the shift, so the shift carries
+    no gradient.
+    most_common: how often the squared length of the mean prototype may hold the spread of the prototypes around it
+        before they are moved. Below 16 the cancellation costs a digit at most, and the copy of the queries is saved.
     """
     centre = prototypes.mean(1, keepdim=True).detach()
-    query, prototypes = query - centre, prototypes - centre
-    norms = query.square().sum(-1, keepdim=True) + prototypes.square().sum(-1).unsqueeze(1)
-    return torch.baddbmm(norms, query, prototypes.transpose(1, 2), alpha=-2)
+    norms, common = _squared_norm(prototypes), _squared_norm(centre)
+    spread = norms.detach().mean(1, keepdim=True) - common  # noise, or below zero, where the common part is huge
+    if not bool((common < most_common * spread).all()):
+        query, prototypes = query - centre, prototypes - centre
+        norms = _squared_norm(prototypes)
+    norms = _squared_norm(query).unsqueeze(1) + norms.unsqueeze(2)
+    # (K, D) x (D, Q) is computed twice as fast as (Q, D) x (D, K)
+    return torch.baddbmm(norms, prototypes, query.transpose(1, 2), alpha=-2).transpose(1, 2)
+
+
+def _squared_norm(rows: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(rows, dim=-1).square()  # unlike a sum of squares, without a copy
 
 
 def at_least_float32(*tensors: Tensor) -> tuple[Tensor, ...]:
