@@ -4,6 +4,8 @@ from episodes.dataset import ArraySet, FileSet, ImageSet
 from episodes.episode import Episode
 from episodes.errors import UserError
 from episodes.evaluate import Evaluation, evaluate, evaluate_features, extract_features
+from episodes.features import FeatureStore, open_features, read_features
+from episodes.fingerprint import weights_key
 from episodes.loaders import BatchImages, EpisodeImages, Pictures
 from episodes.metrics import mean_and_interval, paired_difference
 from episodes.opening import open_dataset
@@ -17,6 +19,7 @@ __all__ = [
     "EpisodeImages",
     "EpisodeSampler",
     "Evaluation",
+    "FeatureStore",
     "FileSet",
     "ImageSet",
     "MetaDatasetSizes",
@@ -27,5 +30,8 @@ __all__ = [
     "extract_features",
     "mean_and_interval",
     "open_dataset",
+    "open_features",
     "paired_difference",
+    "read_features",
+    "weights_key",
 ]

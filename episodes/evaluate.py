@@ -5,22 +5,34 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from episodes.batch import EpisodeBatch
+from episodes.batch import EpisodeBatch, stack
 from episodes.errors import UserError
 from episodes.loaders import Pictures
 from episodes.metrics import confusion_matrix, mean_and_interval, per_class_accuracy
 from episodes.progress import Progress
 from episodes.sampler import EpisodeSampler
 
-# Features of the episodes in one step, in bytes. A CPU is up to twice as fast on what stays in its cache.
-CPU_STEP_BYTES = 16 << 20
+# Features of the episodes that a head gets at a time, in bytes. A CPU is up to twice as fast on what stays in its
+# cache, but every call has its cost, and heads of many small steps more of it: a few dozen episodes are the least.
+CPU_STEP_BYTES = 12 << 20
 STEP_BYTES = 256 << 20
+FEW_EPISODES = 32
 MOST_EPISODES = 512
+
+
+class StoredFeatures(Protocol):
+    """Features (N, ...) that are not all in memory, such as `episodes.features.FeatureStore`."""
+
+    row_bytes: int
+
+    def gather(self, indices: np.ndarray, out: Tensor | None = None) -> Tensor:
+        """Return the rows at `indices` (E, S): (E, S, ...), in `out` where it is given."""
 
 
 @dataclass
@@ -86,27 +98,61 @@ def extract_features(
     with Progress(len(indices), label, on=show) as bar:
         for start in range(0, len(indices), batch_size):
             part = indices[start : start + batch_size]
-            features = encode(pictures.load(part).to(device))
-            features = features.to(torch.promote_types(features.dtype, torch.float32))
+            features = encode_batch(encode, pictures, part, device)
             if result is None:
                 result = features.new_empty(len(indices), *features.shape[1:])
             result[start : start + len(part)] = features
             bar.advance(len(part))
     if result is None:
         raise UserError("there are no images to represent: the data set is empty")
-    if not torch.isfinite(result).all():
-        bad = int((~torch.isfinite(result.flatten(1)).all(1)).nonzero()[0])
-        raise UserError(f"the representation of item {indices[bad]} is not finite: the checkpoint holds broken weights")
     return result
 
 
-def _steps(sampler: EpisodeSampler, features: Tensor, most: int = MOST_EPISODES) -> Iterator[EpisodeBatch]:
-    """Yield the sampler's episodes in batches whose features, rows of (N, ...), fit the step budget."""
-    budget = CPU_STEP_BYTES if features.device.type == "cpu" else STEP_BYTES
-    row_bytes = features[0].numel() * features.element_size()
-    first = sampler[sampler.numbers[0]]
-    rows = len(first.support) + len(first.query)
-    yield from sampler.steps(int(np.clip(budget // (rows * row_bytes), 1, most)))
+@torch.no_grad()
+def encode_batch(
+    encode: Callable[[Tensor], Tensor], pictures: Pictures, indices: np.ndarray, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Represent the items at `indices` as one batch: (B, ...) in float32 or better.
+
+    Raises UserError when a representation is not finite.
+    """
+    features = encode(pictures.load(indices).to(device))
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
+    if not torch.isfinite(features).all():
+        bad = int((~torch.isfinite(features.flatten(1)).all(1)).nonzero()[0])
+        raise UserError(f"the representation of item {indices[bad]} is not finite: the checkpoint holds broken weights")
+    return features
+
+
+def take(features: Tensor | StoredFeatures, indices: np.ndarray, out: Tensor | None = None) -> Tensor:
+    """Return the rows at `indices` (E, S) of features (N, ...) in memory or in a store: (E, S, ...).
+
+    out: an earlier result to write over, where it has the right shape: fresh memory can cost more than the copy.
+    """
+    out = out if out is not None and out.shape[: indices.ndim] == indices.shape else None
+    if not isinstance(features, Tensor):
+        return features.gather(indices, out)
+    flat = torch.from_numpy(np.array(indices)).reshape(-1).to(features.device)
+    if out is None:
+        out = features.new_empty(*indices.shape, *features.shape[1:])
+    torch.index_select(features, 0, flat, out=out.view(-1, *features.shape[1:]))
+    return out
+
+
+def _row_bytes(features: Tensor | StoredFeatures) -> int:
+    return features[0].numel() * features.element_size() if isinstance(features, Tensor) else features.row_bytes
+
+
+def _parts(batch: EpisodeBatch, row_bytes: int, on_cpu: bool) -> Iterator[EpisodeBatch]:
+    """Split a batch of episodes into parts of a good size for rows of `row_bytes`, padded no more than they need."""
+    episode_bytes = (batch.support.shape[1] + batch.query.shape[1]) * row_bytes
+    count = STEP_BYTES // episode_bytes
+    if on_cpu:
+        count = min(count, max(CPU_STEP_BYTES // episode_bytes, FEW_EPISODES))
+    count = max(count, 1)
+    for start in range(0, len(batch), count):
+        part = batch.rows(slice(start, start + count))
+        yield stack([part]) if batch.padded else part
 
 
 class _Tally:
@@ -142,28 +188,37 @@ def _predict(head: nn.Module, batch: EpisodeBatch, support: Tensor, labels: Tens
 @torch.no_grad()
 def evaluate_features(
     head: nn.Module,
-    features: Tensor,
+    features: Tensor | StoredFeatures,
     sampler: EpisodeSampler,
     n_classes: int,
     label: str = "episodes",
     show: bool = True,
+    device: torch.device | str | None = None,
 ) -> Evaluation:
-    """Score episodes whose items are already represented, hundreds at a time.
+    """Score episodes whose items are already represented, many at a time.
 
     head: (support, support_labels, query, n_way) -> logits; used in eval mode. One with the attribute
         `transductive` also gets query_mask (E, Q), True for the queries that are not padding.
-    features: (N, ...) representation of every item of the data set that `sampler` was built on.
+    features: (N, ...) representation of every item of the data set that `sampler` was built on, or their store.
     n_classes: K of the data set.
+    device: where the head computes; default where the features are.
     """
     head.eval()
+    device = torch.device(device or getattr(features, "device", "cpu"))
     tally, started = _Tally(n_classes), time.perf_counter()
+    support = query = None
     with Progress(len(sampler), label, on=show) as bar:
-        for batch in _steps(sampler, features):
-            # chosen on the host, where the index arrays are
-            support, query = (features[torch.from_numpy(np.array(x))] for x in (batch.support, batch.query))
-            labels = torch.from_numpy(np.array(batch.support_labels)).to(features.device)
-            tally.add(batch, _predict(head, batch, support, labels, query))
-            bar.advance(len(batch))
+        for batch in sampler.steps(MOST_EPISODES):
+            predictions = np.zeros_like(batch.query_labels)
+            first = 0
+            for part in _parts(batch, _row_bytes(features), device.type == "cpu"):
+                support, query = take(features, part.support, support), take(features, part.query, query)
+                labels = torch.from_numpy(np.array(part.support_labels)).to(device)
+                answers = _predict(head, part, support.to(device), labels, query.to(device))
+                predictions[first : first + len(part), : answers.shape[1]] = answers
+                first += len(part)
+                bar.advance(len(part))
+            tally.add(batch, predictions)
     return tally.result(time.perf_counter() - started)
 
 

@@ -1,0 +1,199 @@
+"""Features of a frozen encoder on disk: computed once, checked when opened, read without loading them all.
+
+A store is a folder <folder>/<key>, where the key is a hash of weights, data set, preparation of the pictures and dtype.
+Other weights therefore have another store. In it, `features.bin` holds the rows one after the other and `store.json`
+says what they are, and has the checksum of every finished block of rows. A block is marked as finished after its bytes
+have reached the disk, so a killed run goes on at the block where it stood. A lock of the operating system, which dies
+with its process, keeps a second writer waiting until the first is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import torch
+from torch import Tensor
+
+from episodes.blocks import HEADER, ROWS, Header, create, inspect, write_block
+from episodes.errors import UserError
+from episodes.evaluate import encode_batch
+from episodes.fingerprint import dataset_key, picture_facts
+from episodes.loaders import Pictures
+from episodes.progress import Progress
+from episodes.sources.cache import cache_folder
+
+DTYPES = ("float32", "float16")
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+class FeatureStore:
+    """Features of N items, mapped from disk: only the rows that are asked for are read, and the system keeps them.
+
+    path: the store's folder. shape: (N, ...). parts: what the features are of. row_bytes: of one row in float32.
+    """
+
+    def __init__(self, path: Path, header: Header) -> None:
+        self.path, self.parts, self.shape = path, header.parts, tuple(header.shape)
+        self._rows = np.memmap(path / ROWS, header.parts["dtype"], mode="r", shape=self.shape)
+        self.row_bytes = 4 * int(np.prod(self.shape[1:], dtype=np.int64))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def gather(self, indices: np.ndarray, out: Tensor | None = None) -> Tensor:
+        """Return the rows at `indices` (E, S) as float32 (E, S, ...).
+
+        out: contiguous tensor of that shape to write to; fresh memory can cost more than the copy.
+        """
+        flat = np.asarray(indices).reshape(-1)
+        if len(flat) and not 0 <= flat.min() <= flat.max() < len(self):
+            raise IndexError(f"item {flat.max()} is not in the feature store '{self.path}' of {len(self)} items")
+        if out is None:
+            out = torch.empty(*np.shape(indices), *self.shape[1:])
+        rows = out.view(-1, *self.shape[1:]).numpy()
+        if self._rows.dtype == rows.dtype:
+            np.take(self._rows, flat, axis=0, out=rows, mode="clip")  # in range as checked; the other modes copy twice
+        else:
+            rows[...] = np.take(self._rows, flat, axis=0, mode="clip")
+        return out
+
+    def tensor(self) -> Tensor:
+        """Return all features in memory, float32 (N, ...)."""
+        return torch.from_numpy(self._rows.astype(np.float32))
+
+
+def open_features(
+    encode: Callable[[Tensor], Tensor],
+    pictures: Pictures,
+    weights_key: str,
+    folder: str | Path | None = None,
+    dtype: str = "float32",
+    *,
+    batch_size: int = 128,
+    block_rows: int = 256,
+    device: torch.device | str = "cpu",
+    verify: bool = True,
+    show: bool = True,
+    say: Callable[[str], None] = print,
+) -> FeatureStore:
+    """Open the store of a data set's features; what it lacks, and what is damaged, is computed and kept.
+
+    encode: images (B, 3, S, S) -> (B, ...), in eval mode. weights_key: see `episodes.fingerprint.weights_key`.
+    folder: of all stores; default features/ in the cache folder (COVEY_CACHE, else ~/.cache/covey).
+    dtype: float32, or float16, which halves the file and rounds to three digits.
+    block_rows: of a new store; a killed run loses a block at most.
+    verify: compare every checksum, which reads the whole file once; False looks at its size alone.
+    say: receives a line when it goes on, waits for another process, or mends a damaged store.
+    Raises UserError for augmented pictures, features that are not finite (or too large for float16), and a disk that is
+    full or cannot be written.
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"features are stored as {' or '.join(DTYPES)}, not {dtype}")
+    if not len(pictures.dataset):
+        raise UserError("there are no images to represent: the data set is empty")
+    parts = {"weights": weights_key, "dataset": dataset_key(pictures.dataset), "pictures": picture_facts(pictures)}
+    parts["dtype"] = dtype
+    root = Path(folder) if folder is not None else cache_folder() / "features"
+    path = root / _hash(parts)
+    try:
+        with _locked(path, say):
+            header = inspect(path, parts, verify, lambda text: say(f"{text}: computing what is missing"))
+            if header is None or header.missing():
+                run = functools.partial(encode_batch, encode, pictures, device=device)
+                header = _compute(path, header, parts, run, len(pictures.dataset), batch_size, block_rows, show)
+    except OSError as error:
+        if error.errno in READ_ONLY and (path / HEADER).is_file():  # somebody else's, which can still be read
+            return read_features(path, weights_key, verify)
+        raise UserError(
+            f"cannot keep features in '{path}' ({error.strerror or error}): give another folder, or do without a store"
+        ) from error
+    return FeatureStore(path, header)
+
+
+def read_features(path: str | Path, weights_key: str | None = None, verify: bool = True) -> FeatureStore:
+    """Open the finished store in this very folder, without an encoder to mend it.
+
+    weights_key: what the features must have been computed with.
+    Raises UserError when there is no store, it is unfinished, cut off or damaged, or of other weights.
+    """
+    path, said = Path(path), []
+    header = inspect(path, {"weights": weights_key} if weights_key else {}, verify, said.append)
+    if header is None:
+        raise UserError(f"there is no feature store in '{path}'" + "".join(f" ({text})" for text in said))
+    if header.missing():
+        reason = said[0] if said else "it is unfinished"
+        raise UserError(f"the feature store '{path}' can't be read: {reason}; open it with its encoder to complete it")
+    return FeatureStore(path, header)
+
+
+def _hash(parts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
+
+
+@contextlib.contextmanager
+def _locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock of a store; it lies beside the folder, so that the folder may be deleted at any time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(f"{path}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        say(f"another process is computing the features of '{path}': waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _compute(
+    path: Path,
+    header: Header | None,
+    parts: dict[str, Any],
+    represent: Callable[[np.ndarray], Tensor],
+    count: int,
+    batch_size: int,
+    block_rows: int,
+    show: bool,
+) -> Header:
+    """Compute and write the blocks that are missing; returns the header of the whole store.
+
+    represent: items (B,) -> features (B, ...). count: of all items.
+    """
+    size = header.block_rows if header else block_rows
+    todo = header.missing() if header else list(range(-(-count // size)))
+    done = count - sum(min(size, count - block * size) for block in todo)
+    for left in path.glob(".*.tmp"):  # of a killed run
+        left.unlink()
+    with Progress(count, "features", done, on=show) as bar:
+        for block in todo:
+            rows = []
+            stop = min((block + 1) * size, count)
+            for start in range(block * size, stop, batch_size):  # the same batches whether resumed or not
+                part = np.arange(start, min(start + batch_size, stop))
+                rows.append(_cast(represent(part).cpu(), parts["dtype"], part))
+                bar.advance(len(part))
+            content = np.concatenate(rows)
+            if header is None:
+                header = create(path, parts, [count, *content.shape[1:]], size)
+            write_block(path, header, block, content)
+    return header
+
+
+def _cast(features: Tensor, dtype: str, items: np.ndarray) -> np.ndarray:
+    if dtype == "float16" and float(features.abs().max()) > torch.finfo(torch.float16).max:
+        bad = int((features.flatten(1).abs() > torch.finfo(torch.float16).max).any(1).nonzero()[0])
+        raise UserError(
+            f"the features of item {items[bad]} reach {float(features.abs().max()):.3g}, which float16 can't hold: "
+            "keep them as float32"
+        )
+    return features.numpy().astype(dtype)
