@@ -142,10 +142,23 @@ def _align(state: dict[str, Tensor], wanted: Iterable[str]) -> dict[str, Tensor]
     wanted = set(wanted)
     best = state
     for strip, add in (("backbone.", ""), ("", "backbone."), ("", "network."), ("", "backbone.network.")):
-        moved = {(add + key.removeprefix(strip)): value for key, value in state.items() if key.startswith(strip)}
+        moved = {add + key.removeprefix(strip) if key.startswith(strip) else key: value for key, value in state.items()}
         if len(wanted & moved.keys()) > len(wanted & best.keys()):
             best = moved
     return best
+
+
+def _surplus(unused: list[str], own: Iterable[str]) -> list[str]:
+    """Return the unused keys that belong to a part which the model has: its own weights would miss a layer of theirs.
+
+    What the model lacks altogether (a classifier, say) is no surplus.
+    """
+
+    def part(key: str) -> str:
+        return re.sub(r"^(backbone\.)?(network\.)?", "", key).split(".")[0]
+
+    parts = {part(key) for key in own}
+    return [key for key in unused if part(key) in parts and not key.endswith(OPTIONAL)]
 
 
 def load_weights(
@@ -165,8 +178,8 @@ def load_weights(
     keep_classes: rows of `classifier.*` to keep, in order. The official CUB files have 200 outputs of which the even
         ones were trained.
     say: receives the report line.
-    Raises UserError, naming the keys, unless every wanted key is in the file with the right shape; the model is
-    changed only when all is well.
+    Raises UserError, naming the keys, unless every wanted key is in the file with the right shape and the file has no
+    further weights for a part of the model; the model is changed only when all is well.
     """
     state, _ = read_checkpoint(path)
     report = load_state(model, state, path, drop=drop, allow_missing=allow_missing, keep_classes=keep_classes)
@@ -200,12 +213,14 @@ def load_state(
         else:
             report.matched.append(key)
     report.unused = sorted(set(state) - set(own))
-    if report.missing or report.misshaped or not report.matched:
+    surplus = _surplus(report.unused, own)
+    if report.missing or report.misshaped or surplus or not report.matched:
         problems = [f"{len(report.missing)} keys are missing ({_some(report.missing)})"] if report.missing else []
         if report.misshaped:
             problems.append(f"{len(report.misshaped)} have another shape ({_some(report.misshaped)})")
         if report.unused:
-            problems.append(f"{len(report.unused)} in the file fit nowhere ({_some(report.unused)})")
+            fitless = surplus or report.unused
+            problems.append(f"{len(fitless)} in the file fit nowhere ({_some(fitless)})")
         raise UserError(
             f"{path} is a checkpoint of another architecture: {'; '.join(problems) or 'no key matches'}. "
             "Build the model that it was saved from, or name prefixes to drop."

@@ -20,7 +20,7 @@ def block_mask(seeds: Tensor, block_size: int) -> Tensor:
 def drop_blocks(x: Tensor, seeds: Tensor, block_size: int) -> Tensor:
     """Zero the squares that start at `seeds` and scale the rest by size / survivors; shapes as in `block_mask`."""
     mask = block_mask(seeds, block_size)
-    return x * mask * (mask.numel() / mask.sum())
+    return x * mask * (mask.numel() / mask.sum().clamp(min=1))  # nothing may be left of a tiny map
 
 
 class DropBlock(nn.Module):

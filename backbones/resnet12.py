@@ -63,6 +63,8 @@ class ResNet12(nn.Module):
     se: squeeze-excitation in every block.
     drop_rate: dropout after stages 1-2 and DropBlock after stages 3-4; 0 in all published runs.
     block_size: DropBlock's square, in cells.
+    drop_ramp, drop_count_eval: DropBlock's `ramp_steps` and `count_eval`. The official code counts calls in eval mode
+        too, which lets validation speed up the ramp; here only training does.
     input_size: side in pixels that the network is meant for; other sizes work.
 
     forward: (B, 3, H, W) -> (B, widths[-1], h, w).
@@ -78,6 +80,8 @@ class ResNet12(nn.Module):
         se: bool = False,
         drop_rate: float = 0.0,
         block_size: int = 5,
+        drop_ramp: int = 40_000,
+        drop_count_eval: bool = False,
         input_size: int = 84,
     ) -> None:
         super().__init__()
@@ -89,8 +93,10 @@ class ResNet12(nn.Module):
             blocks = []
             for index in range(depth):
                 drop: nn.Module = nn.Identity()
-                if drop_rate > 0:
-                    drop = nn.Dropout(drop_rate) if stage < 2 else DropBlock(drop_rate, block_size)
+                if drop_rate > 0 and stage < 2:
+                    drop = nn.Dropout(drop_rate)
+                elif drop_rate > 0:
+                    drop = DropBlock(drop_rate, block_size, drop_ramp, drop_count_eval)
                 blocks.append(Block(fan_in, width, stride if index == 0 else 1, se, drop))
                 fan_in = width
             setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))

@@ -110,10 +110,11 @@ class EpisodeImages(Dataset):
             numbers = range(1)
         batch = self.sampler.batch(numbers)
         items = np.concatenate([batch.support, batch.query], axis=1)
-        seed = (self.sampler.seed, self.sampler.epoch, int(numbers[0]))
-        images = self.pictures.load(items.ravel(), *seed)
+        # Seeded episode by episode: which episodes share a step must not change their pictures.
+        seed = (self.sampler.seed, self.sampler.epoch)
+        images = [self.pictures.load(row, *seed, int(n)) for row, n in zip(items, batch.numbers, strict=True)]
         return {
-            "images": images.unflatten(0, items.shape),
+            "images": torch.stack(images),
             "support_labels": torch.from_numpy(np.array(batch.support_labels)),
             "query_labels": torch.from_numpy(np.array(batch.query_labels)),
             "numbers": torch.from_numpy(batch.numbers.copy()),

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backbones import UserError, read_checkpoint
+from backbones import UserError, from_official, read_checkpoint
 from backbones.checkpoint import load_state
 from fewshot.encoder import Encoder
 from fewshot.methods import create_encoder
@@ -109,21 +109,24 @@ def load_encoder(
     """Rebuild the encoder of a checkpoint.
 
     path: weights of covey, whose card names the architecture, or any layout that `backbones.load_weights` reads.
-    fallback: returns the architecture of a file without a card.
+    fallback: returns the architecture of a file without a card; the width of its reduction is read off the file.
     method: whose pooling to build, when it is not the one that the file was trained for. Average pooling and whole
         maps have no weights and go with every backbone; BDC pooling needs weights that were trained with it.
     Raises UserError when the file is damaged, has no card and no fallback, or does not fit.
     """
     state, card = read_checkpoint(path)
-    if "backbone" in card:
+    if "method" in card and "backbone" in card:
         known = {name: card[name] for name in Architecture.__dataclass_fields__ if name in card}
         plan = Architecture(**known)
     elif fallback is not None:
         plan = fallback()
+        reduction = from_official(state).get("pool.reduce.0.weight")
+        if reduction is not None:  # the file knows its number of channels, whatever the options' default is
+            plan.reduce_dim = len(reduction)
     else:
         raise UserError(f"{path} does not say what network it is of: name --model.method and --model.backbone")
     plan.method = method or plan.method
     encoder = plan.build()
-    report = load_state(encoder, state, path, drop=("classifier.", "module.classifier.", "head."))
+    report = load_state(encoder, state, path, drop=("classifier.", "head."))
     say(f"{report}" + (f" [{card['stage']}, epoch {card.get('epoch')}]" if "stage" in card else ""))
     return Loaded(plan, encoder, card, state)

@@ -64,7 +64,8 @@ def row_scale(rows: Tensor, norm_eps: float | None) -> Tensor:
     """
     if norm_eps is None:
         return rows.new_ones(rows.shape[:-1], dtype=torch.float64)
-    return 1.0 / (torch.linalg.vector_norm(rows, dim=-1).double() + norm_eps)
+    norms = torch.linalg.vector_norm(rows, dim=-1).double() + norm_eps
+    return torch.where(norms > 0, 1.0 / norms, 0.0)  # a zero row stays a zero row, also when norm_eps is 0
 
 
 def _gram(left: Tensor, right: Tensor, left_scale: Tensor, right_scale: Tensor) -> Tensor:

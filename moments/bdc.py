@@ -82,9 +82,10 @@ class _BDC(torch.autograd.Function):
         x, log_scale = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True: this pass will be differentiated itself
             wanted = [value for value, need in zip((x, log_scale), ctx.needs_input_grad, strict=False) if need]
-            matrix = _composed(x, log_scale, ctx.eps)
-            result = upper_triangle(matrix) if ctx.vectorize else matrix.flatten(1)
-            found = iter(torch.autograd.grad(result, wanted, grad, create_graph=True))
+            with torch.autocast(x.device.type, enabled=False):
+                matrix = _composed(x, log_scale, ctx.eps)
+                result = upper_triangle(matrix) if ctx.vectorize else matrix.flatten(1)
+                found = iter(torch.autograd.grad(result, wanted, grad, create_graph=True))
             grads = [next(found) if need else None for need in ctx.needs_input_grad[:2]]
             return grads[0], grads[1], None, None
         grad_x, grad_t = _first_derivative(x, log_scale, grad.contiguous(), ctx.eps, ctx.vectorize)

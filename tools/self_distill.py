@@ -49,6 +49,8 @@ def _generation(config: SelfDistill, fabric, teacher_path: Path, generation: int
     state, card = read_checkpoint(teacher_path)
     plan = session.read_model(str(teacher_path), config.model, config.data.size, say=lambda text: None).architecture
     state = from_official(state)
+    if config.teacher_classes == "even" and generation == 1:
+        state = {key: value[::2] if key.startswith("classifier.") else value for key, value in state.items()}
     if "classifier.weight" not in state:
         raise UserError(
             f"{teacher_path} has no classifier to learn from: give a pre-trained model, not a meta-trained one"

@@ -154,3 +154,19 @@ def test_writing_is_all_or_nothing(tmp_path):
     with pytest.raises(RuntimeError):
         write_atomically(path, fail)
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_weights_of_a_layer_that_the_model_lacks_are_refused(tmp_path):
+    """A deeper network, or one with a reduction, holds all wanted keys and is another network all the same."""
+    torch.manual_seed(0)
+    deep = create_backbone("resnet12", widths=(4, 5, 6, 7), depths=(2, 1, 1, 1))
+    torch.save({"state": {f"feature.{key}": value for key, value in deep.state_dict().items()}}, tmp_path / "w.tar")
+    with pytest.raises(UserError, match=r"fit nowhere \(layer1.1"):
+        load_weights(network(), tmp_path / "w.tar")
+
+
+def test_weights_beside_the_model_are_named_and_left(tmp_path, capsys):
+    state = {f"feature.{key}": value for key, value in network(1).state_dict().items()} | {"fc.weight": torch.zeros(1)}
+    torch.save(state, tmp_path / "w.pt")
+    assert load_weights(network(), tmp_path / "w.pt").unused == ["fc.weight"]
+    assert "1 not wanted by the model (fc.weight)" in capsys.readouterr().out

@@ -49,3 +49,7 @@ def test_map_smaller_than_the_square_and_saved_counter():
     network = create_backbone("resnet12", widths=(4, 4, 4, 4), drop_rate=0.3).train()
     assert torch.isfinite(network(torch.randn(2, 3, 16, 16))).all()
     assert network.state_dict()["layer4.0.drop.calls"] == 1
+
+
+def test_a_map_that_is_dropped_whole_is_zero_and_not_nan():
+    assert torch.equal(drop_blocks(torch.ones(1, 1, 3, 3), torch.ones(1, 1, 1, 1), 3), torch.zeros(1, 1, 3, 3))

@@ -138,6 +138,20 @@ def test_episodes_hold_the_items_of_the_sampler_support_first():
     assert torch.cat([step["numbers"] for step in steps]).tolist() == list(range(5))
 
 
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_the_pictures_of_an_episode_do_not_depend_on_its_neighbours(in_memory):
+    dataset = marked()
+    if not in_memory:  # hide the fast path
+        dataset = type("Single", (), {
+            "labels": dataset.labels, "class_names": dataset.class_names,
+            "__len__": lambda self, d=dataset: len(d), "__getitem__": lambda self, i, d=dataset: d[i],
+        })()  # fmt: skip
+    pictures = Pictures(dataset, 8, (0.5,) * 3, (0.5,) * 3, "standard")
+    sampler = EpisodeSampler(dataset.labels, 3, 1, 2, n_episodes=3)
+    alone, together = EpisodeImages(pictures, sampler), EpisodeImages(pictures, sampler, episodes_per_step=3)
+    assert torch.equal(torch.cat([alone[i]["images"] for i in range(3)]), together[0]["images"])
+
+
 def test_episodes_of_an_epoch_differ_from_those_of_the_next():
     pictures = plain(marked())
     numbered = EpisodeImages(pictures, EpisodeSampler(pictures.dataset.labels, 3, 1, 2, 4))

@@ -69,7 +69,9 @@ def test_a_file_without_a_card_needs_the_architecture(tmp_path):
     loaded = load_encoder(tmp_path / "best_model.tar", lambda: plan, quiet)
     assert torch.equal(loaded.encoder.pool.temperature, encoder.pool.temperature)
     with pytest.raises(UserError, match="checkpoint of another architecture"):
-        load_encoder(tmp_path / "best_model.tar", lambda: design("meta_deepbdc", "conv4", SMALL, 3)[0], quiet)
+        load_encoder(
+            tmp_path / "best_model.tar", lambda: design("meta_deepbdc", "conv4", {**SMALL, "width": 7})[0], quiet
+        )
 
 
 def test_another_method_takes_the_same_backbone(tmp_path):
@@ -115,3 +117,22 @@ def test_cards_are_plain():
     card = Architecture("protonet", "conv4").card("pretrain", num_classes=3)
     assert card["map_size"] == [10, 10]
     assert card["stage"] == "pretrain"
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_the_reduction_of_an_official_file_is_read_off_the_file(tmp_path, prefix):
+    """The default of --model.reduce_dim must not score a reduced network as an unreduced one."""
+    plan, encoder = small("stl_deepbdc", 4)
+    state = {prefix + key: value for key, value in to_official(PretrainModel(encoder, 5).state_dict()).items()}
+    torch.save({"epoch": 1, "state": state}, tmp_path / "w.tar")
+    unreduced = Architecture("stl_deepbdc", "conv4", SMALL, None, size=16, map_size=(4, 4))
+    loaded = load_encoder(tmp_path / "w.tar", lambda: unreduced, quiet)
+    assert loaded.architecture.reduce_dim == 4
+    images = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(loaded.encoder.eval()(images), encoder.eval()(images))
+
+
+def test_a_stranger_s_metadata_is_no_card(tmp_path):
+    torch.save({"backbone": "resnet", "state_dict": {"a": torch.zeros(1)}}, tmp_path / "w.pt")
+    with pytest.raises(UserError, match="does not say what network it is of"):
+        load_encoder(tmp_path / "w.pt", say=quiet)

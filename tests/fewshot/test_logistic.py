@@ -152,3 +152,10 @@ def test_wrong_options_are_refused():
         fit_logistic(data.support, data.labels, C=0.0)
     with pytest.raises(ValueError, match="unknown solver 'lbfgs'"):
         GoodEmbed(solver="lbfgs")
+
+
+def test_a_zero_feature_without_epsilon_is_no_division_by_zero():
+    support = torch.randn(1, 4, 6, dtype=torch.float64)
+    support[0, 1] = 0
+    logits = GoodEmbed(norm_eps=0.0)(support, torch.tensor([[0, 0, 1, 1]]), support)
+    assert torch.isfinite(logits).all()

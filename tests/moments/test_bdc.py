@@ -143,6 +143,25 @@ def test_half_precision_and_autocast_leave_the_layer_in_float32():
     assert layer(x.bfloat16()).dtype == torch.float32
 
 
+def test_differentiating_twice_keeps_float32_inside_autocast():
+    x = 5 * maps(2, 16, 9, 3, torch.float32).relu()
+    x.requires_grad_()
+    t = torch.full((1, 1), -2.0, requires_grad=True)
+    weight = maps(2, 136, 1, 4, torch.float32).squeeze(-1)
+
+    def first() -> torch.Tensor:
+        return torch.autograd.grad((bdc_vector(x, t) * weight).sum(), x, create_graph=True)[0]
+
+    plain = first()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = first()
+    torch.testing.assert_close(inside, plain)
+    for grad in (plain, inside):
+        assert grad.requires_grad
+    second = [torch.autograd.grad(grad.square().sum(), x)[0] for grad in (plain, inside)]
+    torch.testing.assert_close(second[1], second[0])
+
+
 def test_reduction_layer_and_initial_values():
     layer = BDC(24, reduce_dim=8, map_size=(5, 7), activation="leaky_relu")
     assert layer.out_dim == 36 and layer(torch.randn(2, 24, 5, 7)).shape == (2, 36)

@@ -132,3 +132,22 @@ def test_a_meta_trained_model_has_no_classifier_to_learn_from(tmp_path, packs, p
     weights = meta_train(tiny.meta_options(tmp_path / "m", str(pretrained["meta_deepbdc"]), packs["train"]))["weights"]
     with pytest.raises(UserError, match="no classifier to learn from"):
         self_distill(tiny.distill_options(tmp_path / "d", weights, packs["train"]))
+
+
+def test_a_released_cub_teacher_has_a_dead_output_between_any_two(tmp_path, packs, pretrained):
+    """Its 200 outputs stand for all classes, and only the even ones were trained."""
+    state, _ = read_checkpoint(pretrained["meta_deepbdc"])
+    for key in ("classifier.weight", "classifier.bias"):
+        wide = torch.full((2 * len(state[key]), *state[key].shape[1:]), 1e3)
+        wide[::2] = state[key]
+        state[key] = wide
+    torch.save({"epoch": 1, "state": to_official(state)}, tmp_path / "teacher.tar")
+    options = tiny.distill_options(tmp_path / "all", str(tmp_path / "teacher.tar"), packs["train"])
+    with pytest.raises(UserError, match="knows 16 classes"):
+        self_distill(options)
+    options = tiny.distill_options(
+        tmp_path / "even", str(tmp_path / "teacher.tar"), packs["train"], teacher_classes="even"
+    )
+    self_distill(options)
+    assert read_checkpoint(tmp_path / "even" / "born1" / "best.safetensors")[0]["classifier.bias"].shape == (8,)
+    assert log_of(tmp_path / "even" / "born1")[-1]["distillation"] < 1e3
