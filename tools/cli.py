@@ -62,8 +62,8 @@ def option_types(config_class: type, prefix: str = "") -> dict[str, Any]:
 def spell_out(argv: list[str], kinds: dict[str, Any]) -> list[str]:
     """Write flags as the parser knows them.
 
-    A name may have hyphens, and lack its group where its last part is unique. A yes-or-no option may stand alone. The
-    values of a list may stand side by side: `--k_shot 1 5`.
+    A name may have hyphens, and lack its group where its last part is unique. A yes-or-no option may stand alone, and
+    --no-NAME says no (or none, where that is a choice). The values of a list may stand side by side: `--k_shot 1 5`.
     """
     tails: dict[str, list[str]] = {}
     for key in kinds:
@@ -81,7 +81,11 @@ def spell_out(argv: list[str], kinds: dict[str, Any]) -> list[str]:
         if key not in kinds and len(tails.get(key, ())) == 1:
             key = tails[key][0]
         kind = kinds.get(key)
-        if kind is bool and not values:
+        if kind is None and not values and key.removeprefix("no_") in kinds:
+            kind = kinds[key.removeprefix("no_")]
+            if kind is bool or "none" in typing.get_args(kind):
+                key, values = key.removeprefix("no_"), ["false" if kind is bool else "none"]
+        elif kind is bool and not values:
             values = ["true"]
         elif typing.get_origin(kind) is list and values and not values[0].lstrip().startswith("["):
             inner = typing.get_args(kind)[0]

@@ -98,7 +98,8 @@ def _test_options(config: Compare, seed: int) -> Evaluate:
     Episodes that came back with every seed would be counted as new ones in the pooled interval.
     """
     return Evaluate(
-        n_way=config.n_way, k_shot=config.k_shot, n_query=config.n_query, episodes=config.episodes, seed=seed
+        n_way=config.n_way, k_shot=config.k_shot, n_query=config.n_query, episodes=config.episodes, seed=seed,
+        cache="memory",
     )  # fmt: skip
 
 

@@ -295,7 +295,10 @@ class Evaluate:
         drop_small: leave out classes with too few pictures instead of refusing them.
         seed: of the episodes; the same seed gives every method the same episodes.
         size: side of the pictures in pixels; null takes the checkpoint's.
-        cache: compute the features of every picture once; off encodes each episode's pictures again.
+        cache: compute the features of every picture once and keep them on disk, for later tests of these weights too,
+            or in memory; none (--no-cache) encodes each episode's pictures again. Accuracies are the same.
+        features: folder of the features on disk; null takes features/ in the cache folder (~/.cache/covey).
+        feature_dtype: of the features on disk; float16 needs half the room and rounds to three digits.
         pictures: draw episodes, confusion, per-class accuracy and an embedding map.
         skip_broken: leave out files that cannot be read, with their names in a warning.
         download: let torchvision fetch a data set that is absent.
@@ -316,7 +319,9 @@ class Evaluate:
     drop_small: bool = False
     seed: int = 0
     size: int | None = None
-    cache: bool = True
+    cache: Literal["disk", "memory", "none"] = "disk"
+    features: str | None = None
+    feature_dtype: Literal["float32", "float16"] = "float32"
     pictures: bool = True
     skip_broken: bool = False
     download: bool = False

@@ -12,6 +12,7 @@ def evaluate(config: Evaluate) -> dict:
     """Run the evaluation as configured; returns what `metrics.json` holds."""
     import torch
 
+    from episodes.fingerprint import weights_key
     from episodes.loaders import Pictures
     from fewshot.methods import create_head
     from tools import session
@@ -41,11 +42,12 @@ def evaluate(config: Evaluate) -> dict:
             episode_samplers(config, pictures, k)  # refuses classes that are too few or too small, before any work
     run = session.open_run(config, fabric)
     scores = []
+    weights = weights_key(encoder, config.machine.precision) if config.cache == "disk" else ""
     for name, pictures in sets.items():
-        some, features = score_set(name, config, encode, heads, pictures, fabric.device)
+        some, features = score_set(name, config, encode, heads, pictures, fabric.device, weights=weights)
         scores += some
         if config.pictures:
-            draw(run.path, name, config, pictures, some, features, heads)
+            draw(run.path, name, config, pictures, some, features, heads, fabric.device)
     return finish(run, config, method, loaded, scores)
 
 
@@ -83,11 +85,12 @@ def finish(run, config: Evaluate, method: str, loaded, scores) -> dict:
     return metrics
 
 
-def draw(folder: Path, name: str, config: Evaluate, pictures, scores, features, heads) -> None:
+def draw(folder: Path, name: str, config: Evaluate, pictures, scores, features, heads, device) -> None:
     """Draw confusion, per-class accuracy, example episodes and an embedding map of one data set."""
     import numpy as np
 
     from episodes.episode_plot import plot_episode
+    from episodes.evaluate import take
     from episodes.plots import plot_confusion, plot_embedding, plot_per_class
     from tools.scoring import episode_samplers, picture_of
 
@@ -100,14 +103,16 @@ def draw(folder: Path, name: str, config: Evaluate, pictures, scores, features, 
         plot_per_class(score.evaluations[0].per_class, names, place / f"per_class_{shots}.png")
         if features is not None:
             sampler = episode_samplers(config, pictures, score.k_shot)[0]
-            shown = picture_of(name, pictures, sampler, 0, {"": features}, {"": heads[score.k_shot]})
+            shown = picture_of(name, pictures, sampler, 0, {"": features}, {"": heads[score.k_shot]}, device=device)
             plot_episode(
                 shown.support_images, shown.support_labels, shown.query_images, shown.query_labels,
                 shown.predictions[""], shown.class_names, place / f"episode_{shots}.png",
             )  # fmt: skip
-    if features is not None and features.dim() == 2:
+    if features is not None and len(features.shape) == 2:
         chosen = np.flatnonzero(pictures.dataset.labels < 10)
-        plot_embedding(features[chosen].cpu().numpy(), pictures.dataset.labels[chosen], names[:10], place / "map.png")
+        plot_embedding(
+            take(features, chosen).cpu().numpy(), pictures.dataset.labels[chosen], names[:10], place / "map.png"
+        )
 
 
 def safe_name(spec: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,12 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from episodes.evaluate import Evaluation, evaluate_features, evaluate_images, extract_features
+from episodes.evaluate import Evaluation, evaluate_features, evaluate_images, extract_features, take
+from episodes.features import FeatureStore, open_features
 from episodes.loaders import Pictures
 from episodes.metrics import mean_and_interval
 from episodes.sampler import EpisodeSampler
 from tools.config import Evaluate
 from tools.table import Cell, EpisodePicture
+
+Features = Tensor | FeatureStore
+DEVICE_BYTES = 8 << 30  # features that go to a GPU as a whole
 
 
 @dataclass
@@ -76,17 +81,19 @@ def score_set(
     pictures: Pictures,
     device: torch.device | str = "cpu",
     show: bool = True,
-    features: Tensor | None = None,
-) -> tuple[list[Score], Tensor | None]:
+    features: Features | None = None,
+    weights: str = "",
+) -> tuple[list[Score], Features | None]:
     """Score one data set at every shot; features are computed once for all shots and repeats.
 
     heads: shot -> head. features: of all pictures, when they are at hand already.
-    Returns the scores and the features (None when `config.cache` is off).
+    weights: key of the encoder's weights (see `episodes.fingerprint.weights_key`), for features on disk.
+    Returns the scores and the features (None when `config.cache` is none).
     """
     samplers = {k: episode_samplers(config, pictures, k) for k in heads}
     scores, seconds = [], 0.0
-    if config.cache and features is None:
-        features, seconds = timed_features(encode, pictures, device, show)
+    if config.cache != "none" and features is None:
+        features, seconds = timed_features(name, config, encode, pictures, device, show, weights)
     for k, head in heads.items():
         head.to(device)
         parts = []
@@ -94,19 +101,29 @@ def score_set(
             if features is None:
                 parts.append(evaluate_images(encode, head, pictures, sampler, device, show=show))
             else:
-                parts.append(evaluate_features(head, features, sampler, len(pictures.dataset.class_names), show=show))
+                n_classes = len(pictures.dataset.class_names)
+                parts.append(evaluate_features(head, features, sampler, n_classes, show=show, device=device))
         parts[0].feature_seconds = seconds if not scores else 0.0  # counted where they were computed
         scores.append(Score(name, k, parts))
     return scores, features
 
 
-def timed_features(encode, pictures: Pictures, device, show: bool) -> tuple[Tensor, float]:
-    """Return the features of a data set and the seconds they took."""
-    import time
-
+def timed_features(
+    name: str, config: Evaluate, encode, pictures: Pictures, device: torch.device | str, show: bool, weights: str
+) -> tuple[Features, float]:
+    """Return the features of a data set, in memory or on disk as configured, and the seconds they took."""
     started = time.perf_counter()
-    features = extract_features(encode, pictures, device=device, show=show)
-    return features, time.perf_counter() - started
+    if config.cache == "memory":
+        features = extract_features(encode, pictures, device=device, show=show)
+        return features, time.perf_counter() - started
+    store = open_features(encode, pictures, weights, config.features, config.feature_dtype, device=device, show=show)
+    seconds = time.perf_counter() - started
+    if show:
+        size = (store.path / "features.bin").stat().st_size / 2**20
+        print(f"features of {name}: {size:.1f} MB in {store.path}, {seconds:.1f} s (--no-cache does without)")
+    if torch.device(device).type != "cpu" and len(store) * store.row_bytes <= DEVICE_BYTES:
+        return store.tensor().to(device), seconds
+    return store, seconds
 
 
 @torch.no_grad()
@@ -115,13 +132,14 @@ def picture_of(
     pictures: Pictures,
     sampler: EpisodeSampler,
     number: int,
-    features: dict[str, Tensor],
+    features: dict[str, Features],
     heads: dict[str, nn.Module],
     queries: int = 4,
+    device: torch.device | str | None = None,
 ) -> EpisodePicture:
     """Collect the pictures of one episode and what every method says about its queries.
 
-    features, heads: by method; queries: how many of each class to show.
+    features, heads: by method; queries: how many of each class to show. device: of the heads, default the features'.
     """
     episode = sampler[number]
     query = np.concatenate([np.flatnonzero(episode.query_labels == c)[:queries] for c in range(episode.n_way)])
@@ -130,8 +148,9 @@ def picture_of(
     for name, head in heads.items():
         rows = features[name]
         # all queries are asked, since a transductive head answers by all of them
-        support, asked = (rows[torch.tensor(np.array(x))][None] for x in (episode.support, episode.query))
-        answers = head(support, labels.to(rows.device), asked, n_way=episode.n_way)[0].argmax(-1).cpu().numpy()
+        support, asked = (take(rows, x[None]) for x in (episode.support, episode.query))
+        support, asked = support.to(device or support.device), asked.to(device or asked.device)
+        answers = head(support, labels.to(support.device), asked, n_way=episode.n_way)[0].argmax(-1).cpu().numpy()
         said[name] = answers[query]
     names = [pictures.dataset.class_names[c] for c in episode.classes]
     return EpisodePicture(

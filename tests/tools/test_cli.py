@@ -96,6 +96,27 @@ def test_lists_of_text_need_no_brackets():
     assert config.k_shot == [1, 5, 10]
 
 
+@pytest.mark.parametrize(
+    ("argv", "key", "value"),
+    [
+        ([], "cache", "disk"),
+        (["--no-cache"], "cache", "none"),
+        (["--cache", "memory"], "cache", "memory"),
+        (["--no-pictures", "--no_cache"], "pictures", False),
+    ],
+)
+def test_saying_no(argv, key, value):
+    assert getattr(parse(Evaluate, "evaluate", argv), key) == value
+
+
+@pytest.mark.parametrize("argv", [["--no-seed"], ["--no-cache", "5"], ["--no-cache=5"]])
+def test_no_is_said_to_choices_alone(argv, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(Evaluate, "evaluate", argv)
+    assert stop.value.code == 2
+    assert "no_" in capsys.readouterr().err
+
+
 def test_a_short_name_must_be_unique():
     """k_shot is in two groups of meta-training: it stays as it is and is refused."""
     kinds = option_types(MetaTrain)

@@ -45,12 +45,31 @@ def test_results_are_written(tmp_path, packs, pretrained, capsys):
 
 @pytest.mark.parametrize("method", ["meta_deepbdc", "stl_deepbdc"])
 def test_cached_and_uncached_agree_episode_by_episode(tmp_path, packs, pretrained, method):
-    for cache in (True, False):
-        options = {"cache": cache, "method": method, "episodes": 20}
-        evaluate(
-            tiny.evaluate_options(tmp_path / str(cache), str(pretrained["meta_deepbdc"]), packs["test"], **options)
-        )
-    assert episodes_of(tmp_path / "True") == episodes_of(tmp_path / "False")
+    for cache in ("disk", "memory", "none"):
+        options = {"cache": cache, "features": str(tmp_path / "store"), "method": method, "episodes": 20}
+        evaluate(tiny.evaluate_options(tmp_path / cache, str(pretrained["meta_deepbdc"]), packs["test"], **options))
+    assert episodes_of(tmp_path / "disk") == episodes_of(tmp_path / "memory") == episodes_of(tmp_path / "none")
+
+
+def test_features_on_disk_serve_every_test_of_the_same_weights(tmp_path, packs, pretrained, capsys):
+    def run(name, weights, **options):
+        options = {"cache": "disk", "features": str(tmp_path / "store"), "pictures": True, **options}
+        evaluate(tiny.evaluate_options(tmp_path / name, str(pretrained[weights]), packs["test"], **options))
+        assert f"in {tmp_path / 'store'}" in capsys.readouterr().out
+        stores = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").glob("*/features.bin")}
+        return stores
+
+    first = run("a", "meta_deepbdc")
+    assert len(first) == 1
+    assert run("b", "meta_deepbdc", method="stl_deepbdc", k_shot=[3], seed=1) == first
+    assert len(run("c", "protonet")) == 2  # other weights
+    assert len(run("d", "protonet", size=24)) == 3  # other pictures
+    assert len(run("e", "protonet", feature_dtype="float16")) == 4
+    assert (tmp_path / "a" / "pictures").is_dir()
+    (path,) = first
+    path.write_bytes(path.read_bytes()[:1000])
+    assert run("f", "meta_deepbdc").keys() > first.keys()
+    assert episodes_of(tmp_path / "f") == episodes_of(tmp_path / "a")
 
 
 def test_the_seed_decides_the_episodes(tmp_path, packs, pretrained):

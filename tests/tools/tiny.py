@@ -94,5 +94,5 @@ def distill_options(run: Path, checkpoint: str | None, train: str, val: str | No
 def evaluate_options(run: Path, checkpoint: str | None, test: str | list[str], **options) -> Evaluate:
     """Options of a test of 50 episodes, without pictures."""
     test = [test] if isinstance(test, str) else test
-    sizes = {"k_shot": [1, 2], "n_query": 5, "episodes": 50, "pictures": False}
+    sizes = {"k_shot": [1, 2], "n_query": 5, "episodes": 50, "pictures": False, "cache": "memory"}
     return Evaluate(str(run), checkpoint, test=test, machine=CPU, **{**sizes, **options})
