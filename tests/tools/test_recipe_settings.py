@@ -209,7 +209,7 @@ def test_settings_of_tests(name):
         assert all("split=test" in spec for spec in config.test)
         for k in config.k_shot if name in PENALTY else ():
             expected = dict(zip((1, 5), PENALTY[name], strict=True))[k]
-            assert create_head(name.split("/")[1], k, **config.model.head).C == expected
+            assert expected == create_head(name.split("/")[1], k, **config.model.head).C
 
 
 @pytest.mark.parametrize("method", ["protonet", "good_embed", "meta_deepbdc", "stl_deepbdc"])
