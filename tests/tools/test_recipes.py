@@ -1,26 +1,99 @@
-"""Recipes can be read, say what they are, and fit the data that they name."""
+"""Every recipe says what it is and can be read; the paper's hold its settings; those of results fit their data."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from tools.cli import parse
 from tools.compare import check
-from tools.config import Compare
+from tools.config import Compare, Evaluate, MetaTrain, Pretrain, SelfDistill
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = sorted((ROOT / "recipes").glob("results_*.yaml"))
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+RESULTS = [path for path in RECIPES if path.stem.startswith("results_")]
+TOOLS = {
+    "demo": Compare, "evaluate": Evaluate, "meta_train": MetaTrain, "pretrain": Pretrain, "self_distill": SelfDistill
+}  # fmt: skip
+
+
+def opening(path: Path) -> str:
+    """Return the comment that a recipe opens with, as one line."""
+    lines = path.read_text().splitlines()
+    count = next(i for i, line in enumerate(lines) if not line.startswith("#"))
+    return re.sub(r"\s+", " ", " ".join(line.lstrip("# ") for line in lines[:count]))
+
+
+def read(path: Path):
+    """Return the options of a recipe for the tool that its opening names."""
+    tool = re.search(r"python -m tools\.(\w+) --config (\S+\.yaml)", opening(path))
+    assert tool and tool[2] == path.relative_to(ROOT).as_posix()
+    return parse(TOOLS[tool[1]], tool[1], ["--config", str(path)])
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.relative_to(ROOT / "recipes").as_posix())
+def test_a_recipe_opens_with_what_it_is_and_has_no_unknown_option(path: Path):
+    text = opening(path)
+    assert "Paper:" in text and "Expected:" in text
+    config = read(path)
+    assert config.run == f"runs/{path.relative_to(ROOT / 'recipes').with_suffix('').as_posix()}"
+    start = getattr(config, "checkpoint", None)
+    if start:  # what a stage starts from is what another recipe leaves behind
+        folder = re.sub(r"/born\d+$", "", Path(start).parent.as_posix())
+        assert (ROOT / "recipes" / Path(folder).relative_to("runs")).with_suffix(".yaml").is_file()
+
+
+# dataset, method: epochs, milestones, weight decay, reduction, dropout of the pre-training (DeepBDC spec 6.4)
+PRETRAINING = {
+    ("mini_imagenet", "protonet"): (170, [100, 150], 1e-4, None, 0.0),
+    ("mini_imagenet", "good_embed"): (170, [100, 150], 5e-4, None, 0.0),
+    ("mini_imagenet", "meta_deepbdc"): (170, [100, 150], 5e-4, None, 0.8),
+    ("mini_imagenet", "stl_deepbdc"): (170, [100, 150], 5e-4, 128, 0.5),
+    ("tiered_imagenet", "protonet"): (100, [40, 70], 1e-4, None, 0.0),
+    ("tiered_imagenet", "meta_deepbdc"): (100, [40, 70], 1e-4, 256, 0.6),
+    ("tiered_imagenet", "stl_deepbdc"): (90, [40, 70], 5e-4, 128, 0.5),
+    ("cub", "protonet"): (150, [100], 5e-4, None, 0.0),
+    ("cub", "good_embed"): (220, [120, 170], 5e-4, None, 0.0),
+    ("cub", "stl_deepbdc"): (220, [120, 170], 5e-4, 128, 0.5),
+}
+
+
+@pytest.mark.parametrize(("dataset", "method"), PRETRAINING)
+def test_pretraining_is_as_published(dataset: str, method: str):
+    config = read(ROOT / "recipes" / dataset / f"{method}_pretrain.yaml")
+    found = (config.optim.epochs, config.optim.milestones, config.optim.weight_decay)
+    assert (*found, config.model.reduce_dim, config.model.dropout) == PRETRAINING[dataset, method]
+    assert (config.optim.lr, config.optim.batch_size) == (0.05, 64)
+    if "deepbdc" in method:
+        assert config.optim.temperature_lr == 1e-3
+
+
+# dataset, method, shot: epochs, milestones, rate, training episodes an epoch (DeepBDC spec 6.4)
+META_TRAINING = {
+    **{("mini_imagenet", m, 1): (100, [40, 80], 1e-4, 1000) for m in ("protonet", "meta_deepbdc")},
+    **{("mini_imagenet", m, 5): (100, [40, 80], 1e-4, 600) for m in ("protonet", "meta_deepbdc")},
+    **{("tiered_imagenet", m, k): (100, [70], 5e-5, 1000) for m in ("protonet", "meta_deepbdc") for k in (1, 5)},
+    **{("cub", "protonet", k): (100, [40, 80], 1e-3, 600) for k in (1, 5)},
+    **{("cub", "meta_deepbdc", k): (60, [40], 1e-3, 600) for k in (1, 5)},
+}
+
+
+@pytest.mark.parametrize(("dataset", "method", "k_shot"), META_TRAINING)
+def test_meta_training_is_as_published(dataset: str, method: str, k_shot: int):
+    config = read(ROOT / "recipes" / dataset / f"{method}_{k_shot}shot.yaml")
+    optim, episodes = config.optim, config.episodes
+    found = (optim.epochs, optim.milestones, optim.lr, episodes.episodes)
+    assert found == META_TRAINING[dataset, method, k_shot]
+    assert (episodes.n_way, episodes.k_shot, episodes.n_query, optim.weight_decay) == (5, k_shot, 16, 5e-4)
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
-def test_a_recipe_of_results_can_be_run(path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_comparison_fits_the_data_that_it_names(path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
-    opening = [line for line in path.read_text().splitlines() if line.startswith("#")]
-    assert f"python -m tools.demo --config recipes/{path.name}" in "\n".join(opening)
-    config = parse(Compare, "demo", ["--config", str(path)])
-    assert config.run == f"runs/{path.stem}" and len(config.seeds) == 3 and config.episodes >= 600
+    config = read(path)
+    assert len(config.seeds) == 3 and config.episodes >= 600
     if not (ROOT / ".." / "shared" / "data" / "images").is_dir():
         pytest.skip("the pictures are not at ../shared/data/images")
     assert len(check(config)) == len(config.test)  # opens every data set and builds every sampler
