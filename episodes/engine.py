@@ -42,7 +42,7 @@ class Plan:
 
     epochs: passes. clip_norm: largest gradient norm, None = no clipping.
     accumulate: steps whose gradients are averaged before the optimiser moves.
-    validate_from: first epoch with validation. select: 'best' validation accuracy or the 'last' epoch.
+    validate_from: epochs before the first validation. select: 'best' validation accuracy or the 'last' epoch.
     save_steps: also write the resume checkpoint every so many steps; 0 = at the end of every epoch only.
     seed: of dropout and everything else random inside the model.
     """
@@ -60,15 +60,16 @@ class Plan:
 class Progressed:
     """Where training stands; saved and restored as a whole.
 
-    epoch, step: about to run, counted over the whole training (step) and from 0.
+    epoch, step: how many are done, steps over the whole training.
     in_epoch: steps of this epoch that are done; sums: their running totals.
+    best_epoch: whose weights are kept, counted from 1 as in the history and all messages; 0 = none yet.
     """
 
     epoch: int = 0
     step: int = 0
     in_epoch: int = 0
     best: float = -math.inf
-    best_epoch: int = -1
+    best_epoch: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     history: list[dict] = field(default_factory=list)
 
@@ -101,8 +102,8 @@ def fit(
     state = Progressed()
     if run is not None and run.resuming:
         state = load_state(run, module, optimizer, schedule, fabric)
-        say(f"resuming {run.path} at epoch {state.epoch}, step {state.step}")
-    writer = run.tensorboard(purge_step=state.epoch) if run is not None else None
+        say(f"resuming {run.path} at epoch {state.epoch + 1}, step {state.step + 1}")
+    writer = run.tensorboard(purge_step=state.epoch + 1) if run is not None else None
     while state.epoch < plan.epochs:
         started = time.perf_counter()
         module.train()
@@ -177,7 +178,7 @@ def _epoch_row(fabric, state: Progressed, optimizer, seconds: float) -> dict[str
     sums = fabric.all_reduce(fabric.to_device(sums), reduce_op="sum")
     values = dict(zip(names, sums.tolist(), strict=True))
     size = values.pop("size")
-    row = {"epoch": state.epoch, "lr": optimizer.param_groups[0]["lr"]}
+    row = {"epoch": state.epoch + 1, "lr": optimizer.param_groups[0]["lr"]}
     row |= {name: value / size for name, value in values.items()}
     return {**row, "seconds": round(seconds, 3), "wait_share": round(waited / max(seconds, 1e-9), 4)}
 
@@ -185,7 +186,7 @@ def _epoch_row(fabric, state: Progressed, optimizer, seconds: float) -> dict[str
 def _check_loss(loss: Tensor, state: Progressed, run: RunFolder | None) -> None:
     if not math.isfinite(loss.item()):
         raise UserError(
-            f"the loss became {loss.item()} at step {state.step} (epoch {state.epoch}, batch {state.in_epoch}): "
+            f"the loss became {loss.item()} at step {state.step + 1} (epoch {state.epoch + 1}, batch {state.in_epoch + 1}): "
             f"{_last_good(run)}; lower the rate or clip gradients (--optim.clip_norm)"
         )
 
@@ -194,7 +195,7 @@ def _check_weights(module: nn.Module, state: Progressed, run: RunFolder | None) 
     for name, value in module.state_dict().items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise UserError(
-                f"{name} is no longer finite after step {state.step} (epoch {state.epoch}): {_last_good(run)}; "
+                f"{name} is no longer finite after step {state.step} (epoch {state.epoch + 1}): {_last_good(run)}; "
                 "lower the rate or clip gradients (--optim.clip_norm)"
             )
 
@@ -215,10 +216,10 @@ def _select(module, plan: Plan, state: Progressed, row: dict, run, card, fabric)
         keep = score > state.best
     if not keep:
         return
-    state.best_epoch = state.epoch
+    state.best_epoch = state.epoch + 1
     state.best = state.best if score is None else score
     if run is not None and fabric.is_global_zero:
-        facts = {"epoch": state.epoch, "val_accuracy": score}
+        facts = {"epoch": state.best_epoch, "val_accuracy": score}
         save_weights(module, run.best, {**(card or {}), **facts})
 
 
@@ -257,7 +258,7 @@ def load_state(run: RunFolder, module, optimizer, schedule, fabric) -> Progresse
 
 
 def _sentence(row: dict, epochs: int) -> str:
-    text = f"epoch {row['epoch'] + 1}/{epochs}  loss {row['loss']:.4f}"
+    text = f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.4f}"
     if "accuracy" in row:
         text += f"  train {100 * row['accuracy']:.2f} %"
     if "val_accuracy" in row:

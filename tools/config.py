@@ -181,7 +181,7 @@ class Pretrain:
         resume: go on from the last checkpoint in the run folder.
         overwrite: start anew in a folder that holds a run.
         select: keep the weights of the best validation epoch or of the last.
-        validate_from: first epoch with validation.
+        validate_from: epochs before the first validation.
         data: the pictures
         model: the model
         optim: the training
@@ -197,7 +197,7 @@ class Pretrain:
     validate_from: int = 0
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
-    optim: Optim = field(default_factory=Optim)
+    optim: Optim = field(default_factory=lambda: Optim(milestones=[60, 80]))
     validation: Episodes = field(default_factory=Episodes)
     machine: Machine = field(default_factory=Machine)
 
@@ -276,7 +276,7 @@ class SelfDistill:
     overwrite: bool = False
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
-    optim: Optim = field(default_factory=Optim)
+    optim: Optim = field(default_factory=lambda: Optim(milestones=[60, 80]))
     validation: Episodes = field(default_factory=Episodes)
     machine: Machine = field(default_factory=Machine)
 

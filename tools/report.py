@@ -24,5 +24,5 @@ def finish_training(run: RunFolder, state: Progressed, title: str, say: Callable
         from episodes.plots import plot_curves
 
         plot_curves(state.history, run.path / "curves.png", title)
-        say(f"kept epoch {state.best_epoch + 1} of {state.epoch}: {run.best}")
+        say(f"kept epoch {state.best_epoch} of {state.epoch}: {run.best}")
     return metrics

@@ -36,7 +36,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 
 def test_the_loss_falls_and_every_epoch_has_a_row():
     state = train(network(), Rows(), epochs=6)
-    assert [row["epoch"] for row in state.history] == list(range(6))
+    assert [row["epoch"] for row in state.history] == list(range(1, 7))
     assert state.history[-1]["loss"] < 0.8 * state.history[0]["loss"]
     assert state.step == 6 * 5
     assert {"lr", "loss", "accuracy", "seconds", "wait_share"} <= state.history[0].keys()
@@ -152,7 +152,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_batch_and_last_good_checkpoin
         return {**values, "loss": values["loss"] * (math.nan if bad else 1.0)}
 
     seen: list[int] = []
-    with pytest.raises(UserError, match=r"nan at step 7 \(epoch 1, batch 2\).*last good checkpoint is .*last\.ckpt"):
+    with pytest.raises(UserError, match=r"nan at step 8 \(epoch 2, batch 3\).*last good checkpoint is .*last\.ckpt"):
         train(network(), Rows(), breaking, run)
     content = torch.load(run.last, weights_only=True)
     assert all(value.isfinite().all() for value in content["model"].values())
@@ -160,7 +160,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_batch_and_last_good_checkpoin
 
 
 def test_a_first_step_that_fails_says_that_there_is_no_checkpoint():
-    with pytest.raises(UserError, match="step 0 .*no checkpoint had been written"):
+    with pytest.raises(UserError, match="step 1 .*no checkpoint had been written"):
         train(network(), Rows(), lambda model, batch: {"loss": cross_entropy(model, batch)["loss"] * math.inf})
 
 
@@ -176,7 +176,7 @@ def test_broken_weights_never_replace_a_good_checkpoint(tmp_path):
         return values
 
     seen: list[int] = []
-    with pytest.raises(UserError, match=r"0\.weight is no longer finite after step 8 \(epoch 1\).*last\.ckpt"):
+    with pytest.raises(UserError, match=r"0\.weight is no longer finite after step 8 \(epoch 2\).*last\.ckpt"):
         train(network(), Rows(), poisoned, run, save_steps=2)
     content = torch.load(run.last, weights_only=True)
     assert all(value.isfinite().all() for value in content["model"].values())
@@ -210,8 +210,8 @@ def scores(values: list[float]):
 def test_the_weights_of_the_right_epoch_are_kept(tmp_path, select, accuracies, kept):
     run = RunFolder(tmp_path, {})
     state = train(network(), Rows(), run=run, validate=scores(accuracies), epochs=4, select=select)
-    assert state.best_epoch == kept
-    assert read_checkpoint(run.best)[1]["epoch"] == kept
+    assert state.best_epoch == kept + 1
+    assert read_checkpoint(run.best)[1]["epoch"] == kept + 1
     alone = network()
     train(alone, Rows(), epochs=kept + 1)
     for key, value in read_checkpoint(run.best)[0].items():
@@ -222,7 +222,7 @@ def test_validation_waits_for_its_first_epoch(tmp_path):
     run = RunFolder(tmp_path, {})
     state = train(network(), Rows(), run=run, validate=scores([0.3, 0.2]), epochs=4, validate_from=2)
     assert ["val_accuracy" in row for row in state.history] == [False, False, True, True]
-    assert state.best_epoch == 2
+    assert state.best_epoch == 3
 
 
 def test_validation_sees_eval_mode_and_training_does_not():

@@ -196,7 +196,7 @@ def test_a_loss_that_is_not_finite(run, tmp_path, packs):
     assert run(config)[0] == 0
     config.optim.lr, config.overwrite = 1e30, True
     code, err = run(config)
-    refused((code, err), "step", "epoch 0", "lower the rate")
+    refused((code, err), "step", "epoch 1", "lower the rate")
     assert "finite" in err or "nan" in err or "inf" in err
 
 
@@ -212,7 +212,7 @@ def test_a_loss_that_breaks_later_names_the_last_good_checkpoint(run, tmp_path, 
     torch.save(content, last)
     before = last.read_bytes()
     config.optim.epochs, config.optim.schedule = 3, "multistep"
-    refused(run(config, "--resume"), "epoch 1", "step", f"last good checkpoint is {last}")
+    refused(run(config, "--resume"), "epoch 2", "step", f"last good checkpoint is {last}")
     assert last.read_bytes() == before
 
 
