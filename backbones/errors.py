@@ -14,7 +14,18 @@ class UserError(ValueError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the known name closest to `name`, or the list of known names."""
+    """Return ``"; did you mean 'x'?"`` for the known names closest to `name`, or the list of known names.
+
+    Up to three are named: the ones that contain `name`, else the ones that are about as close as the closest.
+    """
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"
+    word = name.casefold()
+    alike = {other: difflib.SequenceMatcher(None, word, other.casefold()).ratio() for other in known}
+    close = [other for other in known if len(word) > 2 and word in other.casefold()]
+    if not close:
+        least = max(0.6, max(alike.values(), default=0) - 0.05)
+        close = [other for other in known if alike[other] >= least]
+    if not close:
+        return f"; known: {', '.join(known)}"
+    *most, last = (f"'{other}'" for other in sorted(close, key=lambda other: -alike[other])[:3])
+    return f"; did you mean {', '.join(most)}{' or ' if most else ''}{last}?"

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from .errors import UserError, nearest
+from .rgb import to_rgb
 
 
 @runtime_checkable
@@ -76,7 +77,7 @@ class FileSet:
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         try:
-            image = self.read(self.names[index]).convert("RGB")
+            image = to_rgb(self.read(self.names[index]))
         except (OSError, SyntaxError, ValueError, EOFError) as error:
             raise UserError(
                 f"cannot read image {self.where(index)} ({error}): replace or delete the file, "

@@ -14,6 +14,7 @@ from PIL import Image
 
 from ..dataset import ArraySet, FileSet, select_classes
 from ..errors import UserError, nearest
+from ..rgb import to_rgb
 from .folder import IMAGE_SUFFIXES
 
 
@@ -37,7 +38,7 @@ class ZipReader:
         except zipfile.BadZipFile as error:
             raise OSError(f"damaged entry: {error}") from error
         with Image.open(io.BytesIO(content)) as image:
-            return image.convert("RGB")
+            return to_rgb(image)
 
     def __getstate__(self) -> dict:
         return {"path": self.path, "_archive": None, "_process": -1}

@@ -6,6 +6,8 @@ Options: `split`, `by` everywhere; ``groups=Latin,Greek`` (packs), ``root=`` (li
 
 from __future__ import annotations
 
+import difflib
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -83,8 +85,27 @@ def _kind_of_path(source: str) -> str:
         return kinds[path.suffix.lower()]
     if path.is_file():
         raise UserError(f"'{source}' is a file of an unknown kind: give a folder, or a .json, .csv, .npz or .zip file")
-    word = source.split(":")[0]
-    raise UserError(f"there is no file, folder or source '{source}'{nearest(word, SOURCES)}")
+    word, colon, _ = source.partition(":")
+    hint = nearest(word, SOURCES) if colon and "/" not in word else _near_path(source)
+    raise UserError(f"there is no file, folder or source '{source}'{hint}")
+
+
+def _near_path(source: str) -> str:
+    """Return a hint: what lies where `source` was looked for under the closest name, else what may be given."""
+    path = Path(source).expanduser()
+    while not path.parent.is_dir():  # the first part of the path that is missing
+        path = path.parent
+    try:
+        names = [entry.name for entry in path.parent.iterdir() if not entry.name.startswith(".")]
+    except OSError:
+        names = []
+    here = {name: str(path.parent / name) for name in names}
+    if len(Path(source).parts) == 1:
+        here |= {name: name for name in ("digits", "glyphs")}
+    close = difflib.get_close_matches(path.name, here, n=1)
+    if close:
+        return f"; did you mean '{here[close[0]]}'?"
+    return ": give a folder, a .json, .csv, .npz or .zip file, or one of glyphs:latin, digits, torchvision:CIFAR100"
 
 
 def _number(options: dict[str, str], key: str, default: int) -> int:
@@ -103,8 +124,12 @@ def _flag(options: dict[str, str], key: str, default: bool) -> bool:
 
 
 def warn_if_small(dataset: FileSet, options: dict[str, str]) -> FileSet:
-    """Warn when a few images are all exactly 84 x 84: shrunken copies cost about 7 points (DeepBDC issue 4)."""
-    if not _flag(options, "warn_small", True):
+    """Warn when the classes are ImageNet's and a few images are all 84 x 84.
+
+    Shrunken copies of miniImageNet or tieredImageNet cost about 7 points (DeepBDC issue 4).
+    """
+    wordnet = all(re.fullmatch(r"n\d{8}", name) for name in dataset.class_names)
+    if not _flag(options, "warn_small", True) or not wordnet:
         return dataset
     probes = range(0, len(dataset), max(1, len(dataset) // 5))
     try:
@@ -113,8 +138,9 @@ def warn_if_small(dataset: FileSet, options: dict[str, str]) -> FileSet:
         return dataset  # broken files are reported where they are used or checked
     if sizes == {(84, 84)}:
         warnings.warn(
-            "the images are exactly 84 x 84: shrunken copies of miniImageNet cost several points of accuracy, use the "
-            "original sizes (warn_small=false silences this)",
+            f"the {len(probes)} pictures probed are 84 x 84 and the class names are ImageNet's: shrunken copies of "
+            "miniImageNet cost several points of accuracy, use the original sizes (or add ?warn_small=false to the name "
+            "of the data set, as in photos/train?warn_small=false)",
             stacklevel=2,
         )
     return dataset

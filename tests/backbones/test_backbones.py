@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from backbones import BACKBONES, UserError, create_backbone, freeze, list_backbones
+from backbones.errors import nearest
 
 SMALL = {"resnet12": {"widths": (4, 6, 8, 10)}, "resnet34s": {"widths": (4, 6, 8, 10)}, "conv4": {"width": 8}}
 BOTTLENECK = ("resnet50", "resnet101")
@@ -105,3 +106,16 @@ def test_unknown_option_is_refused():
 
 def test_list_backbones():
     assert list_backbones("resnet1*") == ["resnet12", "resnet10", "resnet18", "resnet101"]
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("deepbdc", "; did you mean 'stl_deepbdc' or 'meta_deepbdc'?"),
+        ("meta_deepbcd", "; did you mean 'meta_deepbdc'?"),
+        ("ProtoNet", "; did you mean 'protonet'?"),
+        ("zzz", "; known: frn, meta_deepbdc, protonet, stl_deepbdc"),
+    ],
+)
+def test_every_close_name_is_shown(name, hint):
+    assert nearest(name, ["protonet", "meta_deepbdc", "stl_deepbdc", "frn"]) == hint

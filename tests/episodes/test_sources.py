@@ -72,19 +72,67 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path, make, spec, words):
         open_dataset(f"{tmp_path}{spec}")
 
 
-def test_shrunken_images_are_warned_about_once_and_can_be_silenced(tmp_path):
+def test_shrunken_images_of_imagenet_are_warned_about_and_can_be_silenced(tmp_path):
     for i in range(8):
-        save(tmp_path / "a" / f"{i}.png", size=(84, 84))
-    with pytest.warns(UserWarning, match="exactly 84 x 84"):
+        save(tmp_path / "n01532829" / f"{i}.png", size=(84, 84))
+    with pytest.warns(UserWarning, match=r"the \d pictures probed are 84 x 84 .*train\?warn_small=false"):
         open_dataset(str(tmp_path))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         open_dataset(f"{tmp_path}?warn_small=false")
         for i in range(8):
-            save(tmp_path / "a" / f"{i}.png", size=(90, 84))
+            save(tmp_path / "n01532829" / f"{i}.png", size=(90, 84))
         open_dataset(str(tmp_path))
     with pytest.raises(UserError, match="must be true or false"):
         open_dataset(f"{tmp_path}?warn_small=perhaps")
+
+
+def test_other_pictures_of_84_pixels_are_nothing_to_warn_about(tmp_path, recwarn):
+    for i in range(8):
+        save(tmp_path / "house finch" / f"{i}.png", size=(84, 84))
+    open_dataset(str(tmp_path))
+    assert not recwarn
+
+
+def test_sub_folders_with_pictures_are_named_and_litter_is_not(tmp_path, recwarn):
+    tree(tmp_path, {"a": 2, "b": 1})
+    for name in ("Thumbs.db", ".DS_Store", "desktop.ini"):
+        (tmp_path / "a" / name).write_bytes(b"x")
+        (tmp_path / name).write_bytes(b"x")
+    assert len(open_dataset(str(tmp_path))) == 3
+    assert not recwarn
+    save(tmp_path / "a" / "more" / "deep" / "0.png")
+    save(tmp_path / "b" / "more" / "0.png")
+    with pytest.warns(UserWarning, match=r"2 sub-folders of class .*are ignored, the first is '.*a.more'") as said:
+        assert len(open_dataset(str(tmp_path))) == 3
+    assert len(said) == 1  # nothing about "not images"
+    (tmp_path / "b" / "0.png").unlink()
+    with pytest.raises(
+        UserError, match=r"b' has no image of its own, only in sub-folders such as 'more': move them up"
+    ):
+        open_dataset(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("photos/trian", r"did you mean '.*photos/train'\?"),
+        ("phtos/train", r"did you mean '.*photos'\?"),
+        ("nofolder", ": give a folder, "),
+    ],
+)
+def test_a_path_that_does_not_exist_names_its_neighbour(tmp_path, wrong, words):
+    tree(tmp_path / "photos" / "train", {"a": 1})
+    with pytest.raises(UserError, match=words):
+        open_dataset(str(tmp_path / wrong))
+
+
+def test_an_unknown_word_is_no_misspelt_kind_unless_a_colon_follows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="source 'nofolder': give a folder"):
+        open_dataset("nofolder")
+    with pytest.raises(UserError, match=r"did you mean 'glyphs'\?"):
+        open_dataset("glyps:latin")
 
 
 # --- broken images

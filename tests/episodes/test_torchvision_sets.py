@@ -107,7 +107,7 @@ def test_a_set_without_a_list_of_labels_is_read_once():
 
 @pytest.mark.parametrize("name", ["CIFAR100", "Omniglot", "FGVCAircraft", "Flowers102", "DTD", "Food101", "EuroSAT"])
 def test_absent_torchvision_data_say_how_to_fetch_them(tmp_path, name):
-    with pytest.raises(UserError, match=f"torchvision:{name} is not complete .*or pass download") as caught:
+    with pytest.raises(UserError, match=f"torchvision:{name} is not complete .*or --download ") as caught:
         open_dataset(f"torchvision:{name}?root={tmp_path}")
     assert "\n" not in str(caught.value)
     assert not any(tmp_path.iterdir())
