@@ -103,6 +103,8 @@ def fit(
     if run is not None and run.resuming:
         state = load_state(run, module, optimizer, schedule, fabric)
         say(f"resuming {run.path} at epoch {state.epoch + 1}, step {state.step + 1}")
+    elif run is not None and run.wants_resume:
+        say(f"there is no checkpoint in {run.path} yet: starting from the beginning")
     writer = run.tensorboard(purge_step=state.epoch + 1) if run is not None else None
     while state.epoch < plan.epochs:
         started = time.perf_counter()
@@ -185,8 +187,9 @@ def _epoch_row(fabric, state: Progressed, optimizer, seconds: float) -> dict[str
 
 def _check_loss(loss: Tensor, state: Progressed, run: RunFolder | None) -> None:
     if not math.isfinite(loss.item()):
+        place = f"step {state.step + 1} (epoch {state.epoch + 1}, batch {state.in_epoch + 1})"
         raise UserError(
-            f"the loss became {loss.item()} at step {state.step + 1} (epoch {state.epoch + 1}, batch {state.in_epoch + 1}): "
+            f"the loss became {loss.item()} at {place}: "
             f"{_last_good(run)}; lower the rate or clip gradients (--optim.clip_norm)"
         )
 

@@ -100,7 +100,7 @@ class RunFolder:
         self, path: str | Path, config: Mapping, resume: bool = False, overwrite: bool = False, main: bool = True
     ) -> None:
         self.path, self.config, self.main = Path(path), dict(config), main
-        self.resuming = resume and self.last.is_file()
+        self.wants_resume, self.resuming = resume, resume and self.last.is_file()
         if not main:
             return
         check_run(self.path, resume, overwrite)

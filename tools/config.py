@@ -247,8 +247,8 @@ class SelfDistill:
         run: folder of this run; generation g goes into its sub-folder born<g>.
         checkpoint: pre-trained weights, the teacher of the first generation.
         generations: number of students.
-        teacher_classes: outputs of the teacher to learn from; even for the released CUB files, whose classifiers have 200
-            outputs of which only the even ones were trained.
+        teacher_classes: outputs of the teacher to learn from; even for the released CUB files, which have 200 outputs
+            of which only the even ones were trained.
         teacher_mode: eval, or train as the official script leaves it (dropout on, batch statistics).
         distill_temperature: T of the softened predictions.
         ce_weight: weight of the cross-entropy with the labels.

@@ -37,7 +37,8 @@ def evaluate(config: Evaluate) -> dict:
     sets = {
         name: Pictures(session.open_set(name, data, size), size, backbone.mean, backbone.std) for name in config.test
     }
-    for pictures in sets.values():
+    for name, pictures in sets.items():
+        session.warn_shared(loaded.card.get("class_names", []), pictures.dataset.class_names, f"{name} has", "training")
         for k in config.k_shot:
             episode_samplers(config, pictures, k)  # refuses classes that are too few or too small, before any work
     run = session.open_run(config, fabric)

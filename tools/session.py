@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 
 import lightning_fabric
@@ -78,7 +78,19 @@ def open_pictures(data: Data, backbone: nn.Module, size: int) -> tuple[Pictures,
     mean, std = backbone.mean, backbone.std
     train = Pictures(open_set(data.train, data, size), size, mean, std, data.augment)
     val = Pictures(open_set(data.val, data, size), size, mean, std) if data.val else None
+    if len(train.dataset.class_names) < 2:
+        raise UserError(f"{data.train} has one class: training needs two at least")
+    if val is not None:
+        warn_shared(train.dataset.class_names, val.dataset.class_names, f"{data.val} has", "training")
     return train, val
+
+
+def warn_shared(known: Sequence[str], new: Sequence[str], what: str, where: str) -> None:
+    """Warn when classes that should be new were seen before: accuracies on them say nothing about new classes."""
+    shared = sorted(set(known) & set(new))
+    if shared:
+        some = ", ".join(f"'{name}'" for name in shared[:3]) + (", ..." if len(shared) > 3 else "")
+        warnings.warn(f"{what} {len(shared)} classes of the {where} data ({some}): they are not new", stacklevel=2)
 
 
 def new_model(model: Model, size: int | None) -> tuple[Architecture, nn.Module]:

@@ -173,3 +173,24 @@ def test_a_second_run_in_the_same_folder_is_refused_at_once(tmp_path, packs):
     with pytest.raises(UserError, match="already holds a run"):
         pretrain(tiny.pretrain_options(tmp_path, "no/such/folder"))
     pretrain(tiny.pretrain_options(tmp_path, packs["train"], optim={"epochs": 1}, overwrite=True))
+
+
+def test_classes_that_are_not_new_get_a_warning(tmp_path, packs):
+    config = tiny.pretrain_options(tmp_path, packs["train"], packs["train"])
+    config.optim.epochs = 1
+    with pytest.warns(UserWarning, match="8 classes of the training data"):
+        pretrain(config)
+
+
+def test_one_class_is_no_training_set(tmp_path):
+    config = tiny.pretrain_options(tmp_path / "run", tiny.pack(tmp_path / "one.npz", classes=1))
+    with pytest.raises(UserError, match="has one class"):
+        pretrain(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_resuming_what_never_ran_says_so(tmp_path, packs, capsys):
+    config = tiny.pretrain_options(tmp_path, packs["train"])
+    config.resume, config.optim.epochs = True, 1
+    pretrain(config)
+    assert "no checkpoint in" in capsys.readouterr().out
