@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from .figures import FONTS, INK, MOST_CLASSES, MUTED, WRONG, as_array, cut, new_
 from .names import short_names
 
 _SHADES = LinearSegmentedColormap.from_list("shades", ["#ffffff", "#9cc9c2", "#12756b", "#06312d"])
+_LETTER = 0.07  # inches that a letter takes in 8 points, on average
 _SHADES = _SHADES.with_extremes(bad="#eeeae2")  # a class that never was a query
 
 
@@ -57,10 +59,15 @@ def plot_confusion(confusion: Any, class_names: Sequence[str], path: str | Path 
     many = len(names) > MOST_CLASSES
     order = _neighbours_first(shares) if many else np.arange(len(names))
     side = 6.0 if many else np.clip(0.22 * len(names), 2.6, 7.5)
-    figure = new_figure(side + 4.2, max(side + 0.9, 3.2))
-    axes, words = figure.subplots(1, 2, width_ratios=[side + 1.4, 2.8])
+    pairs = most_confused(counts)
+    lines = [_pair_line(number, pair, names) for number, pair in enumerate(pairs, start=1)]
+    margin = 0.0 if many else _LETTER * max(map(len, names))  # of the names on the left of and below the picture
+    left, right = side + margin + 1.2, _LETTER * max(36, *map(len, lines), 0)
+    figure = new_figure(left + right, max(side + margin + 0.9, 3.2))
+    axes, words = figure.subplots(1, 2, width_ratios=[left, right])
     picture = axes.imshow(shares[np.ix_(order, order)], cmap=_SHADES, norm=PowerNorm(0.5, 0, 1), aspect="equal")
-    style_axes(axes, "share of each true class (row) predicted as (column)", grid="")
+    title = "share of each true class (row) predicted as (column)"
+    style_axes(axes, fill(title, max(18, int(side / _LETTER))), grid="")  # no wider than the picture
     axes.set_xlabel("predicted", fontsize=8, color=MUTED)
     axes.set_ylabel("true" + (", confused classes side by side" if many else ""), fontsize=8, color=MUTED)
     ticks = [] if many else range(len(names))
@@ -73,24 +80,36 @@ def plot_confusion(confusion: Any, class_names: Sequence[str], path: str | Path 
         for i, j in np.argwhere(np.nan_to_num(shares) > 0):
             colour = "white" if shares[i, j] > 0.35 else INK
             axes.text(j, i, f"{100 * shares[i, j]:.0f}", ha="center", va="center", fontsize=7, color=colour)
-    _list_pairs(axes, words, most_confused(counts), names, np.argsort(order), numbered=len(names) > 12)
+    _list_pairs(words, lines)
+    if len(names) > 12:
+        _number_pairs(axes, pairs, np.argsort(order), inside=not many)
     return save_figure(figure, path)
 
 
-def _list_pairs(axes: Axes, words: Axes, pairs: list, names: list[str], place: np.ndarray, numbered: bool) -> None:
-    """Write the most confused pairs beside the picture and, if `numbered`, their numbers into it."""
+def _pair_line(number: int, pair: tuple[int, int, float, int], names: list[str]) -> str:
+    i, j, share, count = pair
+    return f"{number}.  {cut(names[i], 20)} → {cut(names[j], 20)}   {100 * share:.0f} %  ({count:,})"
+
+
+def _list_pairs(words: Axes, lines: list[str]) -> None:
+    """Write the most confused pairs beside the picture."""
     words.axis("off")
     words.set_title("most confused (true → predicted)", loc="left", fontsize=9, color=INK)
-    if not pairs:
+    if not lines:
         words.text(0, 0.96, "nothing was confused", va="top", fontsize=8, color=MUTED)
-    for number, (i, j, share, count) in enumerate(pairs, start=1):
-        text = f"{number}.  {cut(names[i], 16)} → {cut(names[j], 16)}   {100 * share:.0f} %  ({count:,})"
+    for number, text in enumerate(lines, start=1):
         below = (0, 4 - 17 * number)  # points below the upper edge, so that the lines are as close in any picture
         words.annotate(text, (0, 1), below, "axes fraction", "offset points", fontsize=8, color=INK, fontfamily=FONTS)
-        if numbered:
-            x, y = place[j], place[i]
-            axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=WRONG, linewidth=1.2))
-            inside = {"ha": "center", "va": "center"} if len(names) <= MOST_CLASSES else {}
-            shift = (0, 0) if inside else (4, 4)
-            font = {"fontsize": 7, "color": WRONG, "fontweight": "bold", **inside}
-            axes.annotate(str(number), (x, y), shift, textcoords="offset points", **font)
+
+
+def _number_pairs(axes: Axes, pairs: list[tuple[int, int, float, int]], place: np.ndarray, inside: bool) -> None:
+    """Frame the listed pairs in the picture and write their numbers into the frames, or beside where cells are small.
+
+    place: (K,) position of each class in the picture.
+    """
+    look = {"ha": "center", "va": "center"} if inside else {}
+    for number, (i, j, *_) in enumerate(pairs, start=1):
+        x, y = place[j], place[i]
+        axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=WRONG, linewidth=1.2))
+        font = {"fontsize": 7, "color": WRONG, "fontweight": "bold", **look}
+        axes.annotate(str(number), (x, y), (0, 0) if inside else (4, 4), textcoords="offset points", **font)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
+from matplotlib.ft2font import FT2Font
+from matplotlib.text import Text
 
 from .errors import UserError
 
@@ -46,7 +51,9 @@ def style_axes(axes: Axes, title: str = "", grid: str = "y") -> Axes:
 def save_figure(figure: Figure, path: str | Path | None) -> Figure:
     """Write the figure whole or not at all, if there is a path; the suffix (.png, .svg, .pdf) says as what.
 
-    The file holds no date, so that the same figure gives the same file. Raises UserError for another suffix.
+    The file holds no date, so that the same figure gives the same file. Characters that matplotlib's own fonts lack
+    are drawn in an installed font that has them; where there is none they become boxes, without a warning for each.
+    Raises UserError for another suffix.
     """
     if path is None:
         return figure
@@ -56,8 +63,53 @@ def save_figure(figure: Figure, path: str | Path | None) -> Figure:
     from backbones.checkpoint import write_atomically
 
     metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(suffix)
-    write_atomically(path, lambda name: figure.savefig(name, format=suffix[1:], dpi=150, metadata=metadata))
+    options = {"format": suffix[1:], "dpi": 150, "metadata": metadata, "bbox_inches": "tight"}
+    _use_fonts_that_fit(figure)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        write_atomically(path, lambda name: figure.savefig(name, **options))
     return figure
+
+
+def _use_fonts_that_fit(figure: Figure) -> None:
+    """Give the texts of a figure the installed fonts that have the characters which FONTS lack."""
+    texts = figure.findobj(Text)
+    letters = {letter for text in texts for letter in text.get_text() if ord(letter) > 127 and letter.isprintable()}
+    more = fonts_with("".join(sorted(letters)))
+    if more:
+        for text in texts:
+            text.set_fontfamily([*FONTS, *more])
+
+
+@lru_cache(maxsize=256)
+def fonts_with(letters: str) -> tuple[str, ...]:
+    """Names of installed fonts that have those of the letters which FONTS lack, few fonts for many letters first."""
+    own = {entry.fname for entry in fontManager.ttflist if entry.name in FONTS}
+    missing = {ord(letter) for letter in letters}.difference(*map(_characters, own))
+    others = {} if not missing else {
+        entry.name: _characters(entry.fname) & missing
+        for entry in sorted(fontManager.ttflist, key=lambda entry: entry.name, reverse=True)
+        if entry.style == "normal" and entry.weight in (400, "normal", "regular")
+        and not entry.name.startswith("Last Resort")  # has boxes for everything
+    }  # fmt: skip
+    chosen: list[str] = []
+    while missing and others:
+        best = max(sorted(others), key=lambda name: len(others[name] & missing))
+        if not others[best] & missing:
+            break
+        chosen.append(best)
+        missing -= others.pop(best)
+    return tuple(chosen)
+
+
+def _characters(file: str) -> set[int]:
+    """Code points that a font file can draw; none for one that matplotlib cannot use, such as colour bitmaps."""
+    try:
+        font = FT2Font(file)
+        font.set_size(8, 72)
+    except (OSError, RuntimeError):
+        return set()
+    return set(font.get_charmap())
 
 
 def as_array(values: Any) -> np.ndarray:

@@ -110,7 +110,7 @@ def plot_embedding(
     method: str = "pca",
     seed: int = 0,
 ) -> Figure:
-    """Draw a map of features in two dimensions; every class has a colour, a marker and its name at its middle.
+    """Draw a map of features in two dimensions; every class has a colour and a marker, which the legend names.
 
     features: (N, D).  labels: (N,) numbers into class_names.  method: 'pca' or 'tsne'.
     Of more than ten classes the ten with the most samples are drawn, as the title says.
@@ -152,10 +152,6 @@ def plot_embedding(
         x, y = points[labels == label].T
         shape = {"color": look.PALETTE[number], "marker": look.MARKERS[number]}
         axes.scatter(x, y, s=18, alpha=0.75, linewidths=0, label=look.cut(names[label]), **shape)
-        box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": look.PALETTE[number], "alpha": 0.85}
-        middle = (float(np.median(x)), float(np.median(y)))
-        at = {"ha": "center", "va": "center", "fontsize": 8, "fontfamily": look.FONTS, "bbox": box}
-        axes.text(*middle, look.cut(names[label], 16), **at)
     axes.set_xlabel(sides[0], fontsize=8, color=look.MUTED)
     axes.set_ylabel(sides[1], fontsize=8, color=look.MUTED)
     if method == "tsne":

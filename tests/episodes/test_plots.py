@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import same_color
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 
 from episodes.confusion_plot import most_confused
 from episodes.errors import UserError
-from episodes.figures import RIGHT, WRONG
+from episodes.figures import RIGHT, WRONG, fonts_with
 from episodes.names import short_names
 from episodes.plots import (
     plot_comparison,
@@ -98,6 +100,31 @@ def test_many_classes_get_no_ticks_and_confused_ones_become_neighbours():
     assert all(shown[round(box.get_y() + 0.5), round(box.get_x() + 0.5)] > 0.2 for box in boxes) and len(boxes) == 10
 
 
+@pytest.mark.parametrize("count", [3, 5, 20])
+def test_long_names_keep_the_parts_of_a_confusion_picture_apart(count):
+    names = [f"Alpro-Blueberry-Soyghurt-{i}" for i in range(count)]
+    figure = plot_confusion(50 * np.eye(count) + 5, names)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    drawn, words = figure.axes[:2]
+    boxes = {text.get_text(): text.get_window_extent(canvas.get_renderer()) for text in figure.findobj(Text)}
+    assert boxes[drawn.get_title("left")].x1 < boxes[words.get_title("left")].x0
+    assert max(boxes[text].x1 for text in texts(words)) <= figure.bbox.x1
+
+
+def test_names_in_any_script_bring_no_flood_of_warnings(tmp_path, recwarn):
+    plot_per_class(np.array([0.5, 0.7]), ["猫の写真", "🐶 dog"], tmp_path / "classes.png")
+    assert (tmp_path / "classes.png").stat().st_size > 0
+    assert not recwarn
+
+
+def test_an_installed_font_fills_in_for_missing_letters(tmp_path):
+    assert fonts_with("aäλ→") == ()
+    assert fonts_with("\u2335") == ("DejaVu Sans Mono",)  # comes with matplotlib
+    figure = plot_per_class(np.array([0.5, 0.7]), ["\u2335 one", "two"], tmp_path / "classes.png")
+    assert "DejaVu Sans Mono" in figure.axes[0].get_yticklabels()[0].get_fontfamily()
+
+
 def test_most_confused_skips_what_never_happened():
     assert most_confused(np.eye(3) * 4) == []
     assert most_confused(np.array([[1, 3], [0, 2]])) == [(0, 1, 0.75, 3)]
@@ -178,7 +205,8 @@ def test_embedding_shows_every_sample_of_ten_classes(method):
     axes = figure.axes[0]
     points = [dots.get_offsets() for dots in axes.collections]
     assert [len(part) for part in points] == [4] * 10
-    assert "10 of 12 classes" in axes.get_title("left") and texts(axes) == [f"c{i}" for i in range(10)]
+    assert "10 of 12 classes" in axes.get_title("left") and not texts(axes)  # names would cover each other
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [f"c{i}" for i in range(10)]
     again = plot_embedding(torch.from_numpy(features), labels, [f"c{i}" for i in range(12)], method=method, seed=1)
     np.testing.assert_array_equal(
         np.concatenate(points), np.concatenate([d.get_offsets() for d in again.axes[0].collections])
