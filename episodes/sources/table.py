@@ -139,8 +139,8 @@ def warn_if_small(dataset: FileSet, options: dict[str, str]) -> FileSet:
     if sizes == {(84, 84)}:
         warnings.warn(
             f"the {len(probes)} pictures probed are 84 x 84 and the class names are ImageNet's: shrunken copies of "
-            "miniImageNet cost several points of accuracy, use the original sizes (or add ?warn_small=false to the name "
-            "of the data set, as in photos/train?warn_small=false)",
+            "miniImageNet cost several points of accuracy, use the original sizes (or silence this by "
+            "?warn_small=false behind the data set, as in photos/train?warn_small=false)",
             stacklevel=2,
         )
     return dataset

@@ -86,13 +86,8 @@ def torchvision_set(name: str, root: Path, splits: list[str] | None, download: b
     try:
         parts = [builder(*where, **arguments, **fetch) for arguments in chosen]
     except (RuntimeError, OSError) as error:
-        mend = (
-            ""
-            if download and takes_download
-            else ", or --download (download=True from Python) to fetch it"
-            if takes_download
-            else ""
-        )
+        can_fetch = takes_download and not download
+        mend = ", or --download (download=True from Python) to fetch it" if can_fetch else ""
         reason = str(error).split("\n")[0].rstrip(". ")
         raise UserError(f"torchvision:{name} is not complete in '{root}' ({reason}): say root=FOLDER{mend}") from error
     except ImportError as error:
