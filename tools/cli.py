@@ -15,7 +15,10 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from tools.limits import out_of_range
 
 Config = TypeVar("Config")
 # What goes wrong with a disk or its permissions is the user's to mend; any other OSError is ours.
@@ -41,14 +44,36 @@ def build_parser(config_class: type, name: str) -> ArgumentParser:
 def parse(config_class: type[Config], name: str, argv: list[str] | None = None) -> Config:
     """Read flags and recipe into the dataclass; unknown keys and bad values end with one sentence and exit code 2."""
     parser, kinds = build_parser(config_class, name), option_types(config_class)
+    argv = spell_out(sys.argv[1:] if argv is None else argv, kinds)
+    check_recipes(argv)
     try:
-        options = parser.parse_args(spell_out(sys.argv[1:] if argv is None else argv, kinds))
+        options = parser.parse_args(argv)
     except ArgumentError as error:
         stop(f"{_explain(str(error), config_class)} (see python -m tools.{name} --help)")
     for key, kind in typing.get_type_hints(config_class).items():
         if is_dataclass(kind) and not isinstance(options[key], Namespace):
             stop(_is_a_group(key, kind))
     return config_class(**{key: value for key, value in vars(parser.instantiate(options)).items() if key != "config"})
+
+
+def check_recipes(argv: list[str]) -> None:
+    """Stop with one sentence if a recipe that the flags name cannot be read or holds no options; absent ones pass."""
+    following = [value for flag, value in zip(argv, argv[1:], strict=False) if flag == "--config"]
+    for name in following + [flag.partition("=")[2] for flag in argv if flag.startswith("--config=")]:
+        if not Path(name).is_file():
+            continue  # the parser says so
+        try:
+            content = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+        except UnicodeDecodeError:
+            stop(f"the recipe '{name}' is not a text file: recipes are YAML")
+        except yaml.YAMLError as error:
+            mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+            where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+            stop(f"the recipe '{name}' is not YAML{where}: {problem or ' '.join(str(error).split())}")
+        if content is None:
+            stop(f"the recipe '{name}' is empty: write options into it, one 'name: value' a line")
+        if not isinstance(content, dict):
+            stop(f"the recipe '{name}' holds no options: write one 'name: value' a line")
 
 
 def option_types(config_class: type, prefix: str = "") -> dict[str, Any]:
@@ -120,7 +145,8 @@ def _explain(message: str, config_class: type) -> str:
     missing = re.search(r'Parser key "config": .*?\'([^\']*)\'$', message)
     if missing:
         path = Path(missing[1])
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
+        others = [] if path.exists() else [p.name for p in path.parent.glob("*.yaml")]
+        near = difflib.get_close_matches(path.name, others, n=1)
         hint = f"; did you mean '{path.parent / near[0]}'?" if near else ""
         return f"the recipe '{path}' {'is not a file' if path.exists() else 'does not exist'}{hint}"
     key = re.search(r'Parser key "([\w.]+)"', message)
@@ -155,6 +181,8 @@ def stop(message: str, code: int = 2) -> typing.NoReturn:
 def run_tool(config_class: type[Config], name: str, job: Callable[[Config], Any], argv: list[str] | None = None) -> Any:
     """Parse options and do the job; bad input becomes one sentence and exit code 2, a bug keeps its traceback."""
     config = parse(config_class, name, argv)
+    if wrong := out_of_range(config):  # before torch is imported, which takes seconds
+        stop(wrong)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # our source lines say nothing to users
     from backbones.errors import UserError
 

@@ -37,9 +37,7 @@ def demo(config: Compare) -> dict:
     facts = {
         "trained on": config.train,
         "network": f"{config.backbone}, {config.size} px",
-        "device": f"{torch.get_num_threads()} CPU threads"
-        if not torch.cuda.is_available()
-        else torch.cuda.get_device_name(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _threads(torch.get_num_threads()),
         "wall time": f"{seconds:.0f} s",
         "seeds": ", ".join(map(str, config.seeds)),
         "torch": torch.__version__,
@@ -54,13 +52,17 @@ def demo(config: Compare) -> dict:
     return metrics
 
 
+def _threads(count: int) -> str:
+    return f"{count} CPU thread{'s' if count > 1 else ''}"
+
+
 INTRODUCTION = (
     "Each method saw the base classes only. In a test episode it gets a few labelled pictures of five classes that are "
     "new to it, and names the class of fifteen more pictures of each. Average pooling keeps the mean of each channel; "
     "BDC keeps how the channels depend on each other."
 )
 COMMANDS = [
-    "# a folder with one sub-folder a class works for each of the three\n"
+    "# Each of the three paths is a folder that holds one sub-folder of pictures per class.\n"
     "python -m tools.pretrain --model.method meta_deepbdc --data.train path/to/train --data.val path/to/val "
     "--run runs/mine",
     "python -m tools.meta_train --checkpoint runs/mine/best.safetensors --data.train path/to/train "

@@ -1,56 +1,96 @@
-"""Numbers that no script can work with, refused before anything is opened."""
+"""Numbers that no script can work with, refused before anything is opened. No heavy import, so that it answers at once.
+
+The tables go by an option's own name; it is looked for in the dataclass of a script and in every group of it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from typing import Any
 
-# Option -> its smallest value; options that a script lacks, and those that are null, are left out.
+# Option -> its smallest value, of each number where the option is a list; options that are null are left out.
 LEAST = {
     "seed": 0,
+    "seeds": 0,
     "generations": 0,
     "repeats": 1,
+    "n_way": 2,
+    "k_shot": 1,
+    "n_query": 1,
     "episodes": 1,
     "episodes_per_step": 1,
     "size": 1,
     "validate_from": 0,
-    "data.size": 1,
-    "data.workers": 0,
-    "model.reduce_dim": 1,
-    "optim.epochs": 1,
-    "optim.batch_size": 1,
-    "optim.accumulate": 1,
-    "optim.save_steps": 0,
-    "machine.threads": 1,
-    "machine.num_nodes": 1,
+    "workers": 0,
+    "reduce_dim": 1,
+    "epochs": 1,
+    "batch_size": 1,
+    "accumulate": 1,
+    "save_steps": 0,
+    "threads": 1,
+    "num_nodes": 1,
 }
-POSITIVE = ("optim.lr", "optim.temperature_lr", "optim.clip_norm", "distill_temperature")
+POSITIVE = ("lr", "temperature_lr", "clip_norm", "distill_temperature")
+BELOW_ONE = ("dropout", "momentum")
 NOT_EMPTY = ("test", "k_shot", "methods", "seeds")
+# What Lightning Fabric knows, and its short names of the same.
+PRECISIONS = (
+    "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true",
+    "transformer-engine", "transformer-engine-float16", "32", "16", "bf16", "64",
+)  # fmt: skip
 
 
 def check_numbers(config: Any) -> None:
     """Raise a UserError for the first option of a script's dataclass that is out of its range."""
     from backbones.errors import UserError
 
-    for name, least in LEAST.items():
-        value = _option(config, name)
-        if isinstance(value, int) and value < least:
-            raise UserError(f"{name} must be at least {least}, not {value}")
-    for name in POSITIVE:
-        value = _option(config, name)
-        if value is not None and not value > 0:  # this way round, so that NaN is refused as well
-            raise UserError(f"{name} must be above 0, not {value}")
-    for name in NOT_EMPTY:
-        if _option(config, name) == []:
-            raise UserError(f"{name} is an empty list: name at least one")
-    dropout = _option(config, "model.dropout")
-    if dropout is not None and not 0 <= dropout < 1:
-        raise UserError(f"model.dropout must be in [0, 1), not {dropout}")
-    optim = _option(config, "optim")
-    if optim is not None and optim.name == "sgd" and optim.nesterov and not optim.momentum > 0:
-        raise UserError("Nesterov's step needs momentum above 0: raise optim.momentum, or --optim.nesterov false")
+    if wrong := out_of_range(config):
+        raise UserError(wrong)
 
 
-def _option(config: Any, name: str) -> Any:
-    for part in name.split("."):
-        config = getattr(config, part, None)
-    return config
+def out_of_range(config: Any) -> str | None:
+    """Say which option of a script's dataclass is out of its range, in one sentence; None if all are fine."""
+    found = (_wrong(name, name.split(".")[-1], value) for name, value in _options(config))
+    if wrong := next(filter(None, found), None):
+        return wrong
+    for name, optim in _groups(config):
+        if getattr(optim, "name", "") == "sgd" and optim.nesterov and not optim.momentum > 0:
+            return f"Nesterov's step needs momentum above 0: raise {name}.momentum, or --{name}.nesterov false"
+    return None
+
+
+def _wrong(name: str, own: str, value: Any) -> str | None:
+    """Say what is wrong with one option; `own` is its name without the group."""
+    if value is None:
+        return None
+    if own in NOT_EMPTY and value == []:
+        return f"{name} is an empty list: name at least one"
+    least = LEAST.get(own)
+    if least is not None and isinstance(value, list) and any(one < least for one in value):
+        return f"{name} is {value}: each must be at least {least}"
+    if least is not None and isinstance(value, int) and value < least:
+        return f"{name} must be at least {least}, not {value}"
+    if own in POSITIVE and not value > 0:  # this way round, so that NaN is refused as well
+        return f"{name} must be above 0, not {value}"
+    if own in BELOW_ONE and not 0 <= value < 1:
+        return f"{name} must be in [0, 1), not {value}"
+    if own == "precision" and value not in PRECISIONS:
+        return f"{name} must be one of {', '.join(PRECISIONS)}, not {value}"
+    return None
+
+
+def _groups(config: Any) -> Iterator[tuple[str, Any]]:
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            yield field.name, value
+
+
+def _options(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            yield from _options(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, value

@@ -6,6 +6,7 @@ import errno
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -13,6 +14,7 @@ import yaml
 from backbones import UserError
 from tools.cli import describe, option_types, parse, run_tool, spell_out
 from tools.config import Compare, Evaluate, MetaTrain, Optim, Pretrain, SelfDistill
+from tools.limits import PRECISIONS, out_of_range
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = {
@@ -145,6 +147,50 @@ def test_wrong_flags(capsys, argv, words):
 
 
 @pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "recipe.yaml' is empty"),
+        (b"# a comment only\n", "recipe.yaml' is empty"),
+        (b"hello\n", "recipe.yaml' holds no options"),
+        (b"- 1\n", "recipe.yaml' holds no options"),
+        (b"optim:\n  lr: [1\nseed: 2\n", "recipe.yaml' is not YAML, line 3, column 5: "),
+        (b"a: \x07\n", "recipe.yaml' is not YAML: "),
+        (b"\xff\xfe\x00", "recipe.yaml' is not a text file"),
+    ],
+)
+def test_a_recipe_without_options_is_named(tmp_path, capsys, content, words):
+    (tmp_path / "recipe.yaml").write_bytes(content)
+    assert words in refusal(capsys, Pretrain, "--config", str(tmp_path / "recipe.yaml"))
+    assert words in refusal(capsys, Pretrain, f"--config={tmp_path / 'recipe.yaml'}")
+
+
+def test_numbers_are_refused_before_torch_is_imported():
+    code = (
+        "import sys\nfrom tools.cli import run_tool\nfrom tools.config import Pretrain\n"
+        "try:\n    run_tool(Pretrain, 'pretrain', print, ['--validation.k_shot', '0'])\n"
+        "except SystemExit:\n    print('torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+    assert done.stderr == "error: validation.k_shot must be at least 1, not 0\n"
+
+
+def test_precisions_are_those_of_fabric():
+    from lightning_fabric import plugins
+
+    known = vars(plugins.precision.precision)
+    names = {str(n) for key in ("_PRECISION_INPUT_STR", "_PRECISION_INPUT_STR_ALIAS") for n in get_args(known[key])}
+    assert set(PRECISIONS) == names
+
+
+def test_numbers_of_every_group_are_checked():
+    assert out_of_range(Compare(seeds=[1, -1])) == "seeds is [1, -1]: each must be at least 0"
+    assert out_of_range(Compare(meta=Optim(lr=0))) == "meta.lr must be above 0, not 0"
+    assert out_of_range(Compare(pretrain=Optim(momentum=0))).endswith("pretrain.momentum, or --pretrain.nesterov false")
+    assert out_of_range(MetaTrain()) is None  # null validation sizes are the training's
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("sed: 3\n", "did you mean 'seed'?"),
@@ -152,7 +198,7 @@ def test_wrong_flags(capsys, argv, words):
         ("optimm:\n  epochs: 3\n", "did you mean 'optim.epochs'?"),
         ("optim:\n  epochs: many\n", "optim.epochs must be a whole number, not many"),
         ("optim: 3\n", "optim is a group of options"),
-        ("optim: {epochs: [3}\n", "Problems parsing config"),
+        ("optim: {epochs: [3}\n", "is not YAML, line 1"),
     ],
 )
 def test_wrong_recipes(capsys, tmp_path, text, words):

@@ -119,7 +119,7 @@ def test_seeds_are_pooled(tmp_path, packs):
         ({"n_way": 7}, "7-way.*there are 6"),
         ({"n_query": 30}, "need 31 items in every class"),
         ({"train": "no/such/folder"}, "no file, folder or source"),
-        ({"seeds": [-1]}, "seed must be at least 0"),
+        ({"seeds": [-1]}, r"seeds is \[-1\]: each must be at least 0"),
     ],
 )
 def test_bad_options_are_refused_before_training(tmp_path, packs, changes, message):
