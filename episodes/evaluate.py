@@ -18,11 +18,11 @@ from episodes.metrics import confusion_matrix, mean_and_interval, per_class_accu
 from episodes.progress import Progress
 from episodes.sampler import EpisodeSampler
 
-# Features of the episodes that a head gets at a time, in bytes. A CPU is up to twice as fast on what stays in its
-# cache, but every call has its cost, and heads of many small steps more of it: a few dozen episodes are the least.
-CPU_STEP_BYTES = 12 << 20
-STEP_BYTES = 256 << 20
-FEW_EPISODES = 32
+# Features of the episodes that a head gets at a time, in bytes. A CPU is up to twice as fast on what stays near it, but
+# every call has its cost, which a few episodes should share even where they are long.
+NEAR_BYTES, FAR_BYTES = 14 << 20, 32 << 20
+FEW_EPISODES = 8
+STEP_BYTES = 256 << 20  # of other devices
 MOST_EPISODES = 512
 
 
@@ -146,10 +146,9 @@ def _row_bytes(features: Tensor | StoredFeatures) -> int:
 def _parts(batch: EpisodeBatch, row_bytes: int, on_cpu: bool) -> Iterator[EpisodeBatch]:
     """Split a batch of episodes into parts of a good size for rows of `row_bytes`, padded no more than they need."""
     episode_bytes = (batch.support.shape[1] + batch.query.shape[1]) * row_bytes
-    count = STEP_BYTES // episode_bytes
+    count = max(1, STEP_BYTES // episode_bytes)
     if on_cpu:
-        count = min(count, max(CPU_STEP_BYTES // episode_bytes, FEW_EPISODES))
-    count = max(count, 1)
+        count = max(1, NEAR_BYTES // episode_bytes, min(FEW_EPISODES, FAR_BYTES // episode_bytes))
     for start in range(0, len(batch), count):
         part = batch.rows(slice(start, start + count))
         yield stack([part]) if batch.padded else part
