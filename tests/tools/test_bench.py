@@ -14,7 +14,7 @@ from rich.console import Console
 from backbones import create_backbone
 from fewshot.encoder import Encoder
 from moments import BDC, bdc_vector
-from tools.bench import bdc, episode, sampler, show
+from tools.bench import bdc, episode, logistic, prototypes, sampler, show
 from tools.bench.__main__ import CASES, main, parser
 from tools.bench.case import Row, call_count, measure
 from tools.bench.plain import PlainBDC, plain_bdc_vector
@@ -139,3 +139,12 @@ def test_sampler_case_says_what_it_compares():
     cases = list(sampler.cases())
     assert len({case.shape for case in cases}) == len(cases) == 2  # a JSON line tells the two apart
     assert all(case.unit_count == sampler.EPISODES for case in cases)
+
+
+@pytest.mark.parametrize("build", [lambda: prototypes.case(6, 20, 8), lambda: logistic.case(1, 60, 6, 20, 8, 1)])
+def test_stored_features_and_the_plain_loop_score_alike(build):
+    case = build()
+    ours, plain = case.ours(), case.other()
+    assert len(ours) == case.unit_count == 8
+    assert 0.3 < ours.mean() < 1
+    assert ours == pytest.approx(plain, abs=2 / 75)  # near-ties, and where scikit-learn stops

@@ -13,7 +13,8 @@ from dataclasses import replace
 CASES = {
     "bdc": ("tools.bench.bdc", "BDC layer, forward and backward, against plain matrix products"),
     "sampler": ("tools.bench.sampler", "choosing the items of episodes, against learn2learn"),
-    "logistic": ("tools.bench.logistic", "the logistic-regression head of an episode, against scikit-learn"),
+    "prototypes": ("tools.bench.prototypes", "testing a prototype head on stored features, against the plain loop"),
+    "logistic": ("tools.bench.logistic", "testing a logistic-regression head on stored features, against scikit-learn"),
     "episode": ("tools.bench.episode", "one Meta DeepBDC training step with ResNet-12, against the plain BDC layer"),
 }
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
