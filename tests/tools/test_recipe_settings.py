@@ -160,7 +160,8 @@ def test_settings_of_pre_training(name):
     config = read(f"{name}_pretrain")
     optim = config.optim
     epochs, milestones, lr, temperature, decay, dim, dropout, validation, first = PRETRAIN[name]
-    assert (optim.epochs, optim.milestones, optim.lr) == (epochs, milestones, lr)
+    assert (optim.epochs, optim.lr) == (epochs, lr)
+    assert (optim.milestones if optim.schedule == "multistep" else []) == milestones
     assert (optim.temperature_lr, optim.weight_decay, optim.batch_size, optim.gamma) == (temperature, decay, 64, 0.1)
     assert (optim.name, optim.momentum, optim.nesterov, optim.clip_norm) == ("sgd", 0.9, True, None)
     assert optim.schedule == ("multistep" if milestones else "constant")
