@@ -225,12 +225,8 @@ def eligible_classes(
     classes: Sequence[int] | None = None,
     drop_small: bool = False,
     class_names: Sequence[str] | None = None,
-    most: int = 10,
 ) -> np.ndarray:
-    """Return (K,) which classes may be drawn, or raise a `UserError` that names what stands in the way.
-
-    most: how many small classes the message names before it counts the rest.
-    """
+    """Return (K,) which classes may be drawn, or raise a `UserError` that names every class that is too small."""
     asked = np.ones(len(found), dtype=bool)
     if classes is not None:
         unknown = sorted(set(map(int, classes)) - set(found.tolist()))
@@ -239,9 +235,9 @@ def eligible_classes(
         asked = np.isin(found, np.asarray(classes))
     need = sizes.items_per_class
     small = asked & (counts < need)
-    sizes_of_small = list(zip(found[small], counts[small], strict=True))
-    listed = ", ".join(f"{class_name(int(c), class_names)} has {n}" for c, n in sizes_of_small[:most])
-    listed += f" and {len(sizes_of_small) - most} more classes are too small" if len(sizes_of_small) > most else ""
+    listed = ", ".join(
+        f"{class_name(int(c), class_names)} has {n}" for c, n in zip(found[small], counts[small], strict=True)
+    )
     if small.any() and not drop_small:
         raise UserError(
             f"{sizes} need {need} items in every class, but {listed}: "

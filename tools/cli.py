@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import json
+import os
 import re
 import sys
 import types
@@ -87,7 +88,7 @@ def option_types(config_class: type, prefix: str = "") -> dict[str, Any]:
 def spell_out(argv: list[str], kinds: dict[str, Any]) -> list[str]:
     """Write flags as the parser knows them.
 
-    A name may have hyphens, and lack its group where its last part is unique. A yes-or-no option may stand alone, and
+    --out is another name of --run. A name may have hyphens, and lack its group where its last part is unique. A yes-or-no option may stand alone, and
     --no-NAME says no (or none, where that is a choice). The values of a list may stand side by side: `--k_shot 1 5`.
     """
     tails: dict[str, list[str]] = {}
@@ -103,6 +104,8 @@ def spell_out(argv: list[str], kinds: dict[str, Any]) -> list[str]:
             place += 1
             continue
         key = name[2:].replace("-", "_")
+        if key == "out" and "run" in kinds:  # torchrun takes a --run for one of its own options
+            key = "run"
         if key not in kinds and len(tails.get(key, ())) == 1:
             key = tails[key][0]
         kind = kinds.get(key)
@@ -180,6 +183,8 @@ def stop(message: str, code: int = 2) -> typing.NoReturn:
 
 def run_tool(config_class: type[Config], name: str, job: Callable[[Config], Any], argv: list[str] | None = None) -> Any:
     """Parse options and do the job; bad input becomes one sentence and exit code 2, a bug keeps its traceback."""
+    # Threads that wait must not spin: on a busy machine they would take the time of those that they wait for.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     config = parse(config_class, name, argv)
     if wrong := out_of_range(config):  # before torch is imported, which takes seconds
         stop(wrong)

@@ -386,9 +386,9 @@ class Compare:
     generations: int = 0
     head: dict[str, Any] = field(default_factory=dict)
     pretrain: Optim = field(
-        default_factory=lambda: Optim(epochs=4, batch_size=64, temperature_lr=1e-3, schedule="cosine")
+        default_factory=lambda: Optim(epochs=3, batch_size=64, temperature_lr=1e-3, schedule="cosine")
     )
-    meta: Optim = field(default_factory=lambda: Optim(epochs=2, lr=1e-3, schedule="cosine"))
+    meta: Optim = field(default_factory=lambda: Optim(epochs=2, lr=1e-4, schedule="cosine"))
     meta_episodes: Episodes = field(default_factory=lambda: Episodes(n_query=8, episodes=100))
     validation: Episodes = field(default_factory=lambda: Episodes(episodes=200))
     machine: Machine = field(default_factory=Machine)

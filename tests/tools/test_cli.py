@@ -124,6 +124,7 @@ def test_a_short_name_must_be_unique():
     kinds = option_types(MetaTrain)
     assert spell_out(["--k_shot", "5"], kinds) == ["--k_shot", "5"]
     assert spell_out(["--accumulate", "5"], kinds) == ["--optim.accumulate", "5"]
+    assert spell_out(["--out", "a"], {**kinds, "run": str}) == ["--run", "a"]  # for torchrun, which takes --run itself
 
 
 @pytest.mark.parametrize(
