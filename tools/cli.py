@@ -89,7 +89,8 @@ def spell_out(argv: list[str], kinds: dict[str, Any]) -> list[str]:
     """Write flags as the parser knows them.
 
     --out is another name of --run. A name may have hyphens, and lack its group where its last part is unique. A
-    yes-or-no option may stand alone, and --no-NAME says no (or none, where that is a choice). The values of a list may stand side by side: `--k_shot 1 5`.
+    yes-or-no option may stand alone, and --no-NAME says no (or none, where that is a choice). The values of a list
+    may stand side by side: `--k_shot 1 5`.
     """
     tails: dict[str, list[str]] = {}
     for key in kinds:
