@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
 from tools.bench import sampler
-from tools.bench.case import Case, measure, peak_mb
+from tools.bench.case import Case, measure
 
+ROOT = Path(__file__).resolve().parents[2]
 needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
 
 
@@ -24,15 +25,23 @@ def test_sides_run_in_turns_and_lead_alternately():
     assert (row.case, row.shape, row.other_name) == ("x", "1", "peer")
 
 
-@needs_linux
-@pytest.mark.parametrize("fill", [lambda n: np.ones(n, dtype=np.uint8), lambda n: torch.ones(n, dtype=torch.uint8)])
-def test_memory_that_is_gone_again_is_seen(fill):
-    def run() -> None:
-        fill(40 << 20)
-        fill(60 << 20)
+FILL = """
+import numpy as np, torch
+from tools.bench.case import peak_mb
+def run():
+    {fill}(40 << 20)
+    {fill}(60 << 20)
+print(*(peak_mb(run) for _ in range(2)))  # a second call is not hidden by what the first one left
+"""
 
-    for _ in range(2):  # a second call is not hidden by what the first one left
-        assert 58 < peak_mb(run) < 75
+
+@needs_linux
+@pytest.mark.parametrize("fill", ["(lambda n: np.ones(n, np.uint8))", "(lambda n: torch.ones(n, dtype=torch.uint8))"])
+def test_memory_that_is_gone_again_is_seen(fill):
+    # in a process of its own: an allocator with a long history may keep what is freed, and the peak is then higher
+    code = [sys.executable, "-c", FILL.format(fill=fill)]
+    done = subprocess.run(code, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert all(58 < float(peak) < 75 for peak in done.stdout.split()), done.stdout
 
 
 def test_sampler_cases_run():
