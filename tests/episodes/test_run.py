@@ -94,7 +94,9 @@ def test_resuming_with_other_numbers_is_refused(tmp_path, values):
 
 def test_what_changes_no_number_may_change(tmp_path):
     begun(tmp_path)
-    RunFolder(tmp_path, changed(data__workers=4, optim__epochs=9, resume=True), resume=True)
+    config = changed(data__workers=4, optim__epochs=9, resume=True)
+    assert RunFolder(tmp_path, config, resume=True).resuming
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == config
 
 
 def test_a_cosine_cannot_be_made_longer(tmp_path):
