@@ -19,7 +19,8 @@ from episodes.run import write_json
 from fewshot.card import Loaded, load_encoder
 from fewshot.methods import METHODS, create_head
 from tools import session
-from tools.config import Compare, Data, Episodes, Evaluate, MetaTrain, Model, Pretrain, SelfDistill
+from tools.config import Compare, Evaluate, MetaTrain, Pretrain, SelfDistill
+from tools.groups import Data, Episodes, Model
 from tools.limits import check_numbers
 from tools.meta_train import meta_train
 from tools.pretrain import pretrain

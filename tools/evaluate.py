@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tools.cli import run_tool
-from tools.config import Data, Evaluate
+from tools.config import Evaluate
+from tools.groups import Data
 
 
 def evaluate(config: Evaluate) -> dict:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tools.cli import run_tool
-from tools.config import MetaTrain, like_training
+from tools.config import MetaTrain
+from tools.groups import like_training
 
 
 def meta_train(config: MetaTrain) -> dict:

@@ -26,7 +26,7 @@ from episodes.sources.folder import read_file
 from episodes.transforms import resize_for
 from fewshot.card import Architecture, Loaded, design, load_encoder
 from fewshot.methods import find_method
-from tools.config import Data, Episodes, Machine, Model, Optim
+from tools.groups import Data, Episodes, Machine, Model, Optim
 from tools.limits import check_numbers
 
 

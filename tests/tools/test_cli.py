@@ -13,7 +13,8 @@ import yaml
 
 from backbones import UserError
 from tools.cli import describe, option_types, parse, run_tool, spell_out
-from tools.config import Compare, Evaluate, MetaTrain, Optim, Pretrain, SelfDistill
+from tools.config import Compare, Evaluate, MetaTrain, Pretrain, SelfDistill
+from tools.groups import Optim
 from tools.limits import PRECISIONS, out_of_range
 
 ROOT = Path(__file__).resolve().parents[2]

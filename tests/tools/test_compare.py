@@ -8,7 +8,8 @@ import numpy as np
 
 from episodes.run import write_text
 from tools.compare import Comparison, stage
-from tools.config import Data, MetaTrain
+from tools.config import MetaTrain
+from tools.groups import Data
 from tools.session import open_set
 
 

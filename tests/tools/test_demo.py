@@ -10,8 +10,9 @@ import pytest
 from backbones import UserError
 from tests.tools import tiny
 from tools.compare import named_sets
-from tools.config import Compare, Episodes, Optim
+from tools.config import Compare
 from tools.demo import demo
+from tools.groups import Episodes, Optim
 
 FOUR = ["protonet", "good_embed", "meta_deepbdc", "stl_deepbdc"]
 

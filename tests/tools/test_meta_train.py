@@ -12,8 +12,8 @@ from backbones import UserError, read_checkpoint
 from backbones.checkpoint import save_weights
 from fewshot.methods import METHODS
 from tests.tools import tiny
-from tools.config import Episodes, Validation, like_training
 from tools.evaluate import evaluate
+from tools.groups import Episodes, Validation, like_training
 from tools.meta_train import meta_train
 
 

@@ -85,7 +85,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, packs, save_s
     code = (
         "import os, signal, sys\n"
         "import fewshot.encoder as encoder\n"
-        "from tools.config import Data, Episodes, Machine, Model, Optim, Pretrain\n"
+        "from tools.config import Pretrain\n"
+        "from tools.groups import Data, Episodes, Machine, Model, Optim\n"
         "plain, done = encoder.classification_step, iter(range(11))\n"
         "def step(model, batch):\n"
         "    values = plain(model, batch)\n"

@@ -14,7 +14,8 @@ from episodes.sources.table import parse_spec
 from fewshot.encoder import PretrainModel
 from fewshot.methods import METHODS, create_encoder, create_head
 from tools.cli import parse
-from tools.config import Evaluate, MetaTrain, Pretrain, SelfDistill, like_training
+from tools.config import Evaluate, MetaTrain, Pretrain, SelfDistill
+from tools.groups import like_training
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 SETTINGS = sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path in RECIPES.glob("*/*.yaml"))

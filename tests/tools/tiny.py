@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tools.config import Data, Episodes, Evaluate, Machine, MetaTrain, Model, Optim, Pretrain, SelfDistill, Validation
+from tools.config import Evaluate, MetaTrain, Pretrain, SelfDistill
+from tools.groups import Data, Episodes, Machine, Model, Optim, Validation
 
 NETWORK = {"width": 8, "pooled_stages": 2, "input_size": 16}
 CPU = Machine(accelerator="cpu")
