@@ -146,6 +146,35 @@ def like_training(validation: Validation | Episodes, training: Episodes) -> Epis
 
 
 @dataclass
+class Kind:
+    """What test episodes are like beyond n_way, k_shot and n_query; the defaults change nothing.
+
+    Args:
+        sizes: fixed (n_way, k_shot, n_query), meta_dataset (way, shots and queries drawn anew for every episode by the
+            published rule) or imbalanced (shots, queries or both differ between the classes).
+        shots: fewest and most supports of a class in imbalanced episodes; null gives each class k_shot.
+        query_alpha: concentration of the Dirichlet law that shares the n_way * n_query queries of an imbalanced episode
+            among its classes (2 in the paper); null gives each class n_query.
+        unknown_ways: open-set episodes: classes whose queries belong to none of the episode's classes.
+        unknown_queries: queries of each of them; null takes n_query.
+        open_score: by which a head tells known from unknown queries: probability (the largest) or logit.
+        unlabelled: semi-supervised episodes: unlabelled pictures of each class.
+        distractor_ways: further classes that unlabelled pictures are of.
+        distractors: unlabelled pictures of each of those; null takes unlabelled.
+    """
+
+    sizes: Literal["fixed", "meta_dataset", "imbalanced"] = "fixed"
+    shots: list[int] | None = None
+    query_alpha: float | None = None
+    unknown_ways: int = 0
+    unknown_queries: int | None = None
+    open_score: Literal["probability", "logit"] = "probability"
+    unlabelled: int = 0
+    distractor_ways: int = 0
+    distractors: int | None = None
+
+
+@dataclass
 class Machine:
     """Where it runs.
 
