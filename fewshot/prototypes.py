@@ -45,6 +45,8 @@ def check_episodes(support: Tensor, support_labels: Tensor, query: Tensor, n_way
         )
     if support_labels.is_floating_point() or support_labels.is_complex():
         raise ValueError(f"support_labels must be integers, got {support_labels.dtype}")
+    if torch.compiler.is_compiling() and n_way is not None:  # an exported program can't look at the labels
+        return n_way
     largest = int(support_labels.max()) if support_labels.numel() else PADDING
     if n_way is None:
         if largest < 0:
@@ -63,7 +65,7 @@ def membership(labels: Tensor, n_way: int, dtype: torch.dtype) -> Tensor:
 def drop_padding(rows: Tensor, labels: Tensor) -> Tensor:
     """Return `rows` (E, S, ...) with its padding rows set to zero, so that not even a NaN in them can spread."""
     padding = labels < 0
-    if not bool(padding.any()):
+    if not torch.compiler.is_compiling() and not bool(padding.any()):
         return rows
     return rows.masked_fill(padding.reshape(padding.shape + (1,) * (rows.dim() - 2)), 0.0)
 
@@ -120,7 +122,7 @@ def squared_distances(query: Tensor, prototypes: Tensor, most_common: float = 16
     centre = prototypes.mean(1, keepdim=True).detach()
     norms, common = _squared_norm(prototypes), _squared_norm(centre)
     spread = norms.detach().mean(1, keepdim=True) - common  # noise, or below zero, where the common part is huge
-    if not bool((common < most_common * spread).all()):
+    if torch.compiler.is_compiling() or not bool((common < most_common * spread).all()):
         query, prototypes = query - centre, prototypes - centre
         norms = _squared_norm(prototypes)
     norms = _squared_norm(query).unsqueeze(1) + norms.unsqueeze(2)
