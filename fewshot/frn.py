@@ -29,6 +29,8 @@ def reconstruction(
     n_positions, n_channels = support.shape[-2:]
     counts = membership(support_labels, n_way, support.dtype).sum(1)
     ridge = (counts * n_positions / n_channels * alpha.exp() + RIDGE_FLOOR)[..., None, None]
+    if form == "auto" and torch.compiler.is_compiling():  # an exported program can't count the supports
+        form = "channels"
     if form == "auto":
         form = "rows" if int(counts.max()) * n_positions < n_channels else "channels"
     if form == "rows":
@@ -48,11 +50,15 @@ def frn_scores(
     support (E, S, M, C) and query (E, Q, M, C) descriptors; the reconstruction is multiplied by exp(beta).
     """
     rebuild, counts = reconstruction(support, support_labels, n_way, alpha)
+    return mask_absent(-scale * reconstruction_error(query, rebuild, beta), counts)
+
+
+def reconstruction_error(query: Tensor, rebuild: Tensor, beta: Tensor) -> Tensor:
+    """Return the mean over positions of the squared error, (E, Q, M, C) and (E, K, C, C) -> (E, Q, K)."""
     n_episodes, n_query, n_positions, n_channels = query.shape
     flat = query.reshape(n_episodes, 1, n_query * n_positions, n_channels)
     error = (beta.exp() * (flat @ rebuild) - flat).square().sum(-1)  # (E, K, Q*M)
-    error = error.view(n_episodes, n_way, n_query, n_positions).mean(-1).transpose(1, 2)
-    return mask_absent(-scale * error, counts)
+    return error.view(n_episodes, rebuild.shape[1], n_query, n_positions).mean(-1).transpose(1, 2)
 
 
 class FRN(nn.Module):

@@ -64,11 +64,12 @@ class MetaDeepBDC(nn.Module):
 
     def _similarity(self, query: Tensor, prototypes: Tensor, counts: Tensor) -> Tensor:
         one_shot = counts.amax(-1) <= 1  # per episode, so that batching episodes changes nothing
-        inner = self.similarity == "inner" or (self.similarity == "auto" and bool(one_shot.all()))
+        traced = torch.compiler.is_compiling()  # an exported program can't look at the counts: it does both
+        inner = self.similarity == "inner" or (self.similarity == "auto" and not traced and bool(one_shot.all()))
         if inner:
             return query @ prototypes.transpose(1, 2)
         scores = -squared_distances(query, prototypes)
-        if self.similarity == "auto" and bool(one_shot.any()):
+        if self.similarity == "auto" and (traced or bool(one_shot.any())):
             scores = torch.where(one_shot[:, None, None], query @ prototypes.transpose(1, 2), scores)
         return scores
 
