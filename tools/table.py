@@ -46,6 +46,8 @@ class Table:
 
     cells: by (row name, group name, column name); a missing key was not measured and prints as a dash.
     notes: explanations that go below the table, by keyword.
+    apart: rows that are not compared with the others and so never are the best, such as transductive methods.
+    failed: (row, group, column) of what could not be measured -> number of the note that says why.
     Raises ValueError for a cell that has no place in the table.
     """
 
@@ -54,10 +56,12 @@ class Table:
     column_groups: list[tuple[str, list[str]]]
     cells: dict[tuple[str, str, str], Cell]
     notes: dict[str, str] = field(default_factory=dict)
+    apart: frozenset[str] = frozenset()
+    failed: dict[tuple[str, str, str], int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         places = {(row, group, column) for row in self.row_names for group, column in self.columns}
-        for key in self.cells:
+        for key in (*self.cells, *self.failed):
             if key not in places:
                 raise ValueError(f"cell {key} has no place in the table '{self.title}': add its row or column first")
 
@@ -66,14 +70,18 @@ class Table:
         """All (group, column) pairs from left to right."""
         return [(group, column) for group, columns in self.column_groups for column in columns]
 
+    def absent(self, row: str, group: str, column: str) -> str:
+        """What stands where there is no cell: a dash, or that it failed with the number of its note."""
+        number = self.failed.get((row, group, column))
+        return "–" if number is None else f"failed [{number}]"
+
     def is_best(self, row: str, group: str, column: str) -> bool:
         """Whether no other row prints a higher mean in this column; rows that print the same are all best.
 
         A column that has a single measured row has no best.
         """
-        means = {
-            name: self.cells[name, group, column] for name in self.row_names if (name, group, column) in self.cells
-        }
+        compared = [name for name in self.row_names if name not in self.apart]
+        means = {name: self.cells[name, group, column] for name in compared if (name, group, column) in self.cells}
         finite = {name: float(cell.percent) for name, cell in means.items() if cell.mean == cell.mean}
         return len(finite) > 1 and row in finite and finite[row] == max(finite.values())
 
@@ -99,7 +107,8 @@ class Table:
             for group, column in self.columns:
                 cell = self.cells.get((row, group, column))
                 bold = "**" if self.is_best(row, group, column) else ""
-                values.append(f"{bold}{cell.percent} ± {cell.half_width}{bold} ({cell.cost})" if cell else "–")
+                values.append(f"{bold}{cell.percent} ± {cell.half_width}{bold} ({cell.cost})" if cell
+                              else self.absent(row, group, column))  # fmt: skip
             lines.append(line(values))
         notes = [f"- {key}: {text}" for key, text in self.notes.items()]
         return "\n".join([f"### {self.title}", "", *lines, *([""] if notes else []), *notes]) + "\n"
@@ -136,7 +145,7 @@ class Table:
         for row in self.row_names:
             values = [Text(row)]
             for group, column in self.columns:
-                value = Text("–")
+                value = Text(self.absent(row, group, column))
                 if cell := self.cells.get((row, group, column)):
                     best = self.is_best(row, group, column)
                     value = Text(f"{cell.percent}{wrap}± {cell.half_width}", style="bold" if best else "")
