@@ -100,13 +100,25 @@ class DeepEMD(nn.Module):
         n_way = check_episodes(support, support_labels, query, n_way)
         support, query = (x.flatten(3).transpose(2, 3) for x in at_least_float32(support, query))
         with torch.autocast(support.device.type, enabled=False):
-            class_maps, counts = class_means(support, support_labels, n_way)
-            several = counts.amax(-1) > 1
-            if self.tune_passes and bool(several.any()):
-                tuned = self._tune(class_maps, support, support_labels, counts)
-                class_maps = torch.where(several[:, None, None, None], tuned, class_maps)
-            solver = self.solver if self.solver != "auto" else "sinkhorn" if self.training else "exact"
-            return mask_absent(self._logits(class_maps, query, solver), counts)
+            class_maps, counts = self.class_maps(support, support_labels, n_way)
+            return mask_absent(self._logits(class_maps, query, self.chosen_solver), counts)
+
+    @property
+    def chosen_solver(self) -> str:
+        """The solver of the queries' plans in the present mode."""
+        return self.solver if self.solver != "auto" else "sinkhorn" if self.training else "exact"
+
+    def class_maps(self, support: Tensor, support_labels: Tensor, n_way: int) -> tuple[Tensor, Tensor]:
+        """Return the map of every class (E, K, M, C) that queries are compared with, and the support counts (E, K).
+
+        support: (E, S, M, C), float32 or better.
+        """
+        class_maps, counts = class_means(support, support_labels, n_way)
+        several = counts.amax(-1) > 1
+        if self.tune_passes and bool(several.any()):
+            tuned = self._tune(class_maps, support, support_labels, counts)
+            class_maps = torch.where(several[:, None, None, None], tuned, class_maps)
+        return class_maps, counts
 
     def _logits(self, class_maps: Tensor, query: Tensor, solver: str) -> Tensor:
         return emd_logits(class_maps, query, self.temperature, self.norm, solver, self.regularisation, self.iterations)

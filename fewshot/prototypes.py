@@ -93,7 +93,8 @@ def group_by_class(rows: Tensor, labels: Tensor, n_way: int) -> ClassRows:
     """Sort the rows (E, S, ...) into (E, K, R, ...), R the largest class, keeping their order inside a class."""
     member = membership(labels, n_way, torch.int64)
     counts = member.sum(1)
-    n_rows = max(int(counts.max()), 1)
+    # an exported program can't count: it makes room for every row in every class
+    n_rows = labels.shape[1] if torch.compiler.is_compiling() else max(int(counts.max()), 1)
     place = ((member.cumsum(1) - 1) * member).sum(-1)  # how many rows of the same class came before this one
     slot = torch.where(labels < 0, n_way * n_rows, labels * n_rows + place)  # padding goes to one slot past the end
     index = labels.new_zeros(labels.shape[0], n_way * n_rows + 1, dtype=torch.int64)
