@@ -232,3 +232,99 @@ class Compare:
     meta_episodes: Episodes = field(default_factory=lambda: Episodes(n_query=8, episodes=100))
     validation: Episodes = field(default_factory=lambda: Episodes(episodes=200))
     machine: Machine = field(default_factory=Machine)
+
+
+@dataclass
+class Benchmark:
+    """Train on every source, test on every target: a grid of sources, targets, methods, shots, kinds and seeds.
+
+    Args:
+        run: folder of all results; what is finished in it is kept, so that a killed run goes on where it stood.
+        sources: NAME: training data set, or NAME: {train: DATASET, val: DATASET}.
+        targets: NAME: test data set, or NAME: {test: DATASET, val: DATASET}; where the target has a val, its episodes
+            choose the epoch, and the target's models are trained for it alone.
+        methods: methods to compare, see Model.method.
+        k_shot: shots to train for and to test.
+        seeds: of weights and episodes; the tables pool their episodes.
+        kinds: NAME: options of Kind, see evaluate; every kind is tested for itself. One whose shots vary is tested with
+            the models of the largest shot.
+        reference: method that the others are compared with, episode by episode; null takes the first.
+        n_way: classes in an episode.
+        n_query: query pictures of each class in tests.
+        episodes: test episodes of each target, shot, kind and seed; the same for every source and method.
+        drop_small: leave out classes with too few pictures instead of refusing them.
+        size: side of the pictures in pixels.
+        augment: of the training pictures.
+        in_memory: decode every picture once and keep it.
+        workers: loader processes of a training.
+        download: let torchvision fetch a data set that is absent.
+        backbone: see Model.backbone.
+        backbone_options: arguments of the backbone.
+        reduce_dim: channels that enter the BDC matrix; null keeps the backbone's.
+        dropout: before the linear classifier of second-order models.
+        select: keep the weights of the best validation epoch or of the last.
+        generations: self-distillation generations of the methods without meta-training.
+        head: arguments of the heads by method, for instance {stl_deepbdc: {C: 1.0}}.
+        per_method: options that differ for a method: reduce_dim, dropout, select, generations, pretrain, meta, for
+            instance {stl_deepbdc: {reduce_dim: 128, pretrain: {epochs: 90}}}. Methods of the same pooling and options
+            share a pre-training.
+        pretrain: the pre-training
+        meta: the meta-training
+        meta_episodes: training episodes per epoch
+        validation: the validation episodes
+        cache: features of a target in memory, or on disk in the run folder.
+        feature_dtype: of the features on disk.
+        engine: local (one process, one job after the other) or ray (jobs on a Ray cluster, with the same results).
+        address: of a running Ray cluster (HOST:PORT, ray://HOST:PORT or auto); null starts one on this machine.
+        cpus_per_job: CPU threads of every process of a job, in both engines, unless machine.threads says otherwise.
+        gpus_per_job: GPUs that Ray gives a job; null takes machine.devices where the cluster has GPUs.
+        dry_run: print what would run, and stop.
+        machine: the machine of one job
+    """
+
+    run: str = "runs/benchmark"
+    sources: dict[str, Any] = field(
+        default_factory=lambda: {
+            "Latin": {"train": "glyphs:latin?variants=2", "val": "glyphs:armenian"},
+            "Symbols": {"train": "glyphs:symbols?variants=2", "val": "glyphs:armenian"},
+        }
+    )
+    targets: dict[str, Any] = field(
+        default_factory=lambda: {"Greek": "glyphs:greek", "Georgian": "glyphs:georgian", "Digits": "digits?size=32"}
+    )
+    methods: list[str] = field(default_factory=lambda: ["protonet", "good_embed", "meta_deepbdc", "stl_deepbdc"])
+    k_shot: list[int] = field(default_factory=lambda: [1, 5])
+    seeds: list[int] = field(default_factory=lambda: [1])
+    kinds: dict[str, Any] = field(default_factory=lambda: {"standard": {}})
+    reference: str | None = None
+    n_way: int = 5
+    n_query: int = 15
+    episodes: int = 600
+    drop_small: bool = False
+    size: int = 32
+    augment: Literal["standard", "light", "none"] = "light"
+    in_memory: bool = False
+    workers: int = 0
+    download: bool = False
+    backbone: str = "conv4"
+    backbone_options: dict[str, Any] = field(default_factory=lambda: {"pooled_stages": 3, "input_size": 32})
+    reduce_dim: int | None = None
+    dropout: float = 0.3
+    select: Literal["best", "last"] = "best"
+    generations: int = 0
+    head: dict[str, Any] = field(default_factory=dict)
+    per_method: dict[str, Any] = field(default_factory=dict)
+    pretrain: Optim = field(
+        default_factory=lambda: Optim(epochs=3, batch_size=64, temperature_lr=1e-3, schedule="cosine")
+    )
+    meta: Optim = field(default_factory=lambda: Optim(epochs=2, lr=1e-4, schedule="cosine"))
+    meta_episodes: Episodes = field(default_factory=lambda: Episodes(n_query=8, episodes=100))
+    validation: Episodes = field(default_factory=lambda: Episodes(episodes=200))
+    cache: Literal["memory", "disk"] = "memory"
+    feature_dtype: Literal["float32", "float16"] = "float32"
+    engine: Literal["local", "ray"] = "local"
+    address: str | None = None
+    cpus_per_job: int = 1
+    gpus_per_job: float | None = None
+    dry_run: bool = False
+    machine: Machine = field(default_factory=Machine)

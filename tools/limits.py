@@ -29,11 +29,13 @@ LEAST = {
     "accumulate": 1,
     "save_steps": 0,
     "threads": 1,
+    "cpus_per_job": 1,
+    "gpus_per_job": 0,
     "num_nodes": 1,
 }
 POSITIVE = ("lr", "temperature_lr", "clip_norm", "distill_temperature")
 BELOW_ONE = ("dropout", "momentum")
-NOT_EMPTY = ("test", "k_shot", "methods", "seeds")
+NOT_EMPTY = ("test", "k_shot", "methods", "seeds", "sources", "targets", "kinds")
 # What Lightning Fabric knows, and its short names of the same.
 PRECISIONS = (
     "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true",
@@ -64,12 +66,12 @@ def _wrong(name: str, own: str, value: Any) -> str | None:
     """Say what is wrong with one option; `own` is its name without the group."""
     if value is None:
         return None
-    if own in NOT_EMPTY and value == []:
-        return f"{name} is an empty list: name at least one"
+    if own in NOT_EMPTY and value in ([], {}):
+        return f"{name} is {'an empty list' if value == [] else 'empty'}: name at least one"
     least = LEAST.get(own)
     if least is not None and isinstance(value, list) and any(one < least for one in value):
         return f"{name} is {value}: each must be at least {least}"
-    if least is not None and isinstance(value, int) and value < least:
+    if least is not None and isinstance(value, int | float) and value < least:
         return f"{name} must be at least {least}, not {value}"
     if own in POSITIVE and not value > 0:  # this way round, so that NaN is refused as well
         return f"{name} must be above 0, not {value}"

@@ -1,0 +1,1 @@
+"""A grid of trainings and tests as jobs that start from each other: planned, run by an engine, kept, and shown."""
