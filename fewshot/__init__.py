@@ -4,6 +4,7 @@ from fewshot.adm import ADM
 from fewshot.baseline import Baseline
 from fewshot.baseline_pp import BaselinePP
 from fewshot.bd_cspn import BDCSPN
+from fewshot.classifier import FewShotClassifier, load_classifier
 from fewshot.covamnet import CovaMNet
 from fewshot.covnet import CovNet
 from fewshot.deepemd import DeepEMD
@@ -37,6 +38,7 @@ __all__ = [
     "DeepEMD",
     "Encoder",
     "EpisodeModel",
+    "FewShotClassifier",
     "GoodEmbed",
     "MatchingNet",
     "MetaBaseline",
@@ -53,4 +55,5 @@ __all__ = [
     "cross_entropy",
     "distillation_loss",
     "fit_logistic",
+    "load_classifier",
 ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +24,7 @@ class Architecture:
 
     method, backbone, backbone_options, reduce_dim, activation: see `fewshot.methods.create_encoder`.
     size: side in pixels of the training pictures. map_size: of the backbone's map at that size.
+    mean, std: that pictures are normalised with, for the reader of the card; the backbone brings them itself.
     """
 
     method: str
@@ -31,19 +34,24 @@ class Architecture:
     activation: str = "relu"
     size: int = 84
     map_size: tuple[int, int] = (10, 10)
+    mean: tuple[float, ...] | None = field(default=None, compare=False)
+    std: tuple[float, ...] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         self.map_size = tuple(self.map_size)  # JSON knows lists only
 
     def build(self) -> Encoder:
-        """Build the encoder with random weights."""
-        return create_encoder(
+        """Build the encoder with random weights, and note how it wants pictures normalised."""
+        encoder = create_encoder(
             self.method, self.backbone, self.backbone_options, self.reduce_dim, self.map_size, self.activation
         )
+        self.mean, self.std = encoder.backbone.mean, encoder.backbone.std
+        return encoder
 
     def card(self, stage: str, **facts: object) -> dict[str, object]:
         """Return the card of weights of this architecture; stage is 'pretrain', 'meta' or 'distill'."""
-        return {"stage": stage, **vars(self), "map_size": list(self.map_size), **facts}
+        own = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
+        return {"stage": stage, **own, **facts}
 
 
 @torch.no_grad()
@@ -83,6 +91,12 @@ def design(
     return plan, encoder
 
 
+def read_card(path: str | Path) -> dict[str, Any]:
+    """Return the card in the header of a safetensors file, without its weights; empty where it has none."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        return json.loads((file.metadata() or {}).get("covey", "{}"))
+
+
 @dataclass
 class Loaded:
     """A model read from disk: its architecture, encoder, card, and the weights that belong to an episode head."""
@@ -91,6 +105,10 @@ class Loaded:
     encoder: Encoder
     card: dict[str, Any]
     state: dict[str, Tensor]
+
+    def head_options(self) -> dict[str, Any]:
+        """Return the options of the head that was trained with the encoder; none where another method is asked for."""
+        return dict(self.card.get("head", {})) if self.architecture.method == self.card.get("method") else {}
 
     def load_head(self, head: nn.Module) -> nn.Module:
         """Give the head the weights that were trained with the encoder, where it has any and the file holds them."""
