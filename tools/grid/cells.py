@@ -1,0 +1,167 @@
+"""Test the cells of a grid that share an encoder and a target: features once, results and failures cell by cell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backbones.checkpoint import write_atomically
+from backbones.errors import UserError
+from episodes.metrics import mean_and_interval
+from episodes.run import write_json
+from tools.config import Evaluate
+from tools.grid.plan import Cell, Job
+
+# Options of a test that its accuracies do not depend on; the weights stand in the key by their hash.
+FREE = ("run", "checkpoint", "cache", "features", "pictures", "skip_broken", "download", "overwrite", "machine", "test")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured in a cell: the record that stands in its file, and its episodes.
+
+    numbers, accuracies: (E,) episode numbers and fractions. auroc: (E,) of open-set episodes, else None.
+    """
+
+    record: dict[str, Any]
+    numbers: np.ndarray
+    accuracies: np.ndarray
+    auroc: np.ndarray | None
+
+
+def cell_key(entry: Mapping[str, Any], weights: str, data: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the accuracies of a cell depend on: its options, the hash of the weights, and the pictures."""
+    options = {key: value for key, value in entry["options"].items() if key not in FREE}
+    if entry["options"]["cache"] == "memory":
+        options.pop("feature_dtype")  # it is that of the features on disk
+    rest = {name: entry[name] for name in ("head", "in_memory")}
+    return {"options": options, **rest, "weights": weights, "data": dict(data)}
+
+
+def read_cell(root: Path, cell: Cell, key: Mapping[str, Any] | None = None) -> Result | None:
+    """Return the result of a cell, if there is one (with this key)."""
+    file = root / f"{cell.name}.json"
+    if not file.is_file() or not file.with_suffix(".npz").is_file():
+        return None
+    record = json.loads(file.read_text())
+    if key is not None and record["key"] != key:
+        return None
+    with np.load(file.with_suffix(".npz")) as arrays:
+        return Result(record, arrays["numbers"], arrays["accuracies"], arrays.get("auroc"))
+
+
+def missing(job: Job, root: Path, weights: str) -> list[dict[str, Any]]:
+    """Return the entries of a test whose results are not there yet."""
+    keys = ((entry, cell_key(entry, weights, job.data)) for entry in job.cells)
+    return [entry for entry, key in keys if read_cell(root, Cell(**entry["cell"]), key) is None]
+
+
+def test_cells(
+    job: Job, root: Path, checkpoint: Path, weights: str, sets: dict, explain: Callable[[str, Exception], str]
+) -> dict[str, str]:
+    """Score the cells that are missing; returns the reason of every cell that failed, by its name.
+
+    weights: hash of the checkpoint. sets: opened pictures by their options, for the next test to use again.
+    explain: (name of a cell, what was raised) -> its reason.
+    """
+    todo, failed = missing(job, root, weights), {}
+    if not todo:
+        return failed
+    bench = _Bench(job, root, checkpoint, sets)
+    for entry in todo:
+        cell = Cell(**entry["cell"])
+        try:
+            score = bench.score(entry)
+            write_cell(root, cell, cell_key(entry, weights, job.data), score)
+        except Exception as error:  # one cell's trouble must not take the others
+            failed[cell.name] = explain(cell.name, error)
+    return failed
+
+
+class _Bench:
+    """An encoder and the pictures of a target, with their features once they were computed."""
+
+    def __init__(self, job: Job, root: Path, checkpoint: Path, sets: dict) -> None:
+        from episodes.fingerprint import weights_key
+        from fewshot.card import load_encoder
+        from tools import session
+
+        options = evaluate_options(job.cells[0]["options"])
+        machine = replace(options.machine, devices=1)  # episodes of a frozen encoder need no second one
+        self.fabric = session.open_fabric(machine, 0)
+        method = job.cells[0]["cell"]["method"]
+        self.loaded = load_encoder(checkpoint, say=lambda text: None, method=method)
+        session.lay_out(self.loaded.encoder, machine)
+        self.encoder = self.fabric.to_device(self.loaded.encoder.requires_grad_(False).eval())
+        self.weights = weights_key(self.encoder, machine.precision) if options.cache == "disk" else ""
+        self.pictures = open_target(options, job.cells[0]["in_memory"], self.encoder.backbone, sets)
+        self.folder, self.features = root / "features", None
+
+    def score(self, entry: Mapping[str, Any]):
+        """Score one cell."""
+        from fewshot.methods import create_head
+        from tools.scoring import score_set
+
+        options, method = evaluate_options(entry["options"]), entry["cell"]["method"]
+        options.features = str(self.folder)
+        k = options.k_shot[0]
+        head = create_head(method, k, self.loaded.encoder.out_dim, **entry["head"])
+        scores, self.features = score_set(
+            entry["cell"]["target"], options, self.encode, {k: self.loaded.load_head(head)}, self.pictures,
+            self.fabric.device, show=False, features=self.features, weights=self.weights,
+        )  # fmt: skip
+        return scores[0]
+
+    def encode(self, images):
+        """Represent images as the precision of the machine says."""
+        with self.fabric.autocast():
+            return self.encoder(images)
+
+
+def open_target(options: Evaluate, in_memory: bool, backbone, sets: dict):
+    """Open the pictures of a target, or take those that an earlier test of this process opened."""
+    from episodes.loaders import Pictures
+    from tools import session
+    from tools.groups import Data
+
+    data = Data(download=options.download, in_memory=in_memory)
+    key = (options.test[0], in_memory, tuple(backbone.mean), tuple(backbone.std))
+    if key not in sets:
+        sets.clear()  # tests come target by target; one at a time is kept
+        sets[key] = Pictures(session.open_set(options.test[0], data, options.size), options.size, *key[2:])
+    return sets[key]
+
+
+def write_cell(root: Path, cell: Cell, key: Mapping[str, Any], score) -> None:
+    """Write the episodes and then the record of a cell."""
+    (part,) = score.evaluations
+    if not np.isfinite(part.accuracies).all():
+        raise UserError("some accuracies are not finite")
+    arrays = {"numbers": part.numbers, "accuracies": part.accuracies}
+    mean, interval = mean_and_interval(part.accuracies)
+    record = {"accuracy": mean, "interval": interval, "episodes": len(part.accuracies)}
+    if (auroc := getattr(part, "auroc", None)) is not None:
+        arrays["auroc"] = auroc
+        record["auroc"], record["auroc_interval"] = mean_and_interval(auroc)
+    record["seconds"] = round(part.seconds, 3)
+    record["feature_seconds"] = round(part.feature_seconds, 3)  # where they were computed, else 0
+    file = root / f"{cell.name}.json"
+    write_atomically(file.with_suffix(".npz"), lambda name: _save(name, arrays))
+    write_json(file, {**record, "key": key})
+
+
+def _save(name: str, arrays: Mapping[str, np.ndarray]) -> None:
+    with open(name, "wb") as file:  # by its name alone NumPy would add a suffix
+        np.savez(file, **arrays)
+
+
+def evaluate_options(plain: Mapping[str, Any]) -> Evaluate:
+    """Build the options of a test from a dictionary."""
+    from tools.grid.job import build
+
+    return build(Evaluate, plain)

@@ -1,0 +1,99 @@
+"""Everything that can be wrong with a benchmark, found before its first training."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from backbones.errors import UserError, nearest
+from episodes.loaders import Pictures
+from fewshot.methods import METHODS, create_head, find_method
+from tools import session
+from tools.config import Benchmark, MetaTrain, Pretrain
+from tools.grid.plan import Job, kinds_of, machine_of, named, plan_jobs, shots_of, test_options, typed
+from tools.grid.training import own, pretrain_options, with_shots
+from tools.groups import Data, Optim
+from tools.limits import check_numbers
+from tools.scoring import episode_samplers
+
+SPECIAL = ("reduce_dim", "dropout", "select", "generations", "pretrain", "meta")
+
+
+def labels_key(dataset) -> str:
+    """Return the hash of the labels and class names of a data set: results on other items must not pass for these."""
+    digest = hashlib.sha256(np.ascontiguousarray(dataset.labels, dtype=np.int64))
+    digest.update("\n".join(dataset.class_names).encode())
+    return digest.hexdigest()
+
+
+def check(config: Benchmark) -> list[Job]:
+    """Open every data set, build every model, head and sampler, and return the jobs; raises UserError."""
+    check_numbers(config)
+    _check_methods(config)
+    kinds = kinds_of(config)
+    sources = named(config.sources, "sources", ("train", "val"))
+    targets = named(config.targets, "targets", ("test", "val"))
+    if config.machine.num_nodes > 1:
+        raise UserError("a job of the grid runs on one node: spread the jobs over nodes with --engine ray")
+    data, sets = Data(download=config.download), {}
+    for text in dict.fromkeys(text for part in (*sources.values(), *targets.values()) for text in part.values()):
+        if text is not None:
+            sets[text] = session.open_set(text, data, config.size)
+    plain = {text: Pictures(dataset, config.size, (0.0,) * 3, (1.0,) * 3) for text, dataset in sets.items()}
+    for method in config.methods:
+        options = pretrain_options(config, config.run, data, method, 0, machine_of(config))
+        check_numbers(options)
+        session.new_model(options.model, config.size)
+        if METHODS[method].episodic:
+            check_numbers(MetaTrain(optim=own(config, method, "meta")))
+    _check_training(config, sources, targets, plain)
+    for name, target in targets.items():
+        for kind in kinds.values():
+            for k in shots_of(config, kind):
+                episode_samplers(
+                    test_options(config, target["test"], kind, k, config.seeds[0]), plain[target["test"]], k
+                )
+        for source, parts in sources.items():
+            session.warn_shared(
+                sets[parts["train"]].class_names, sets[target["test"]].class_names, f"the target {name} has", source
+            )
+    return plan_jobs(config, {text: labels_key(dataset) for text, dataset in sets.items()})
+
+
+def _check_methods(config: Benchmark) -> None:
+    """Refuse unknown methods, options that no method takes, and a reference that is not compared."""
+    for method in config.methods:
+        find_method(method)
+        for k in config.k_shot:
+            create_head(method, k, **config.head.get(method, {}))
+    for method, options in config.per_method.items():
+        find_method(method)
+        where = f"per_method.{method}"
+        if not isinstance(options, Mapping):
+            raise UserError(f"{where} is a group of options, such as dropout, not a value")
+        for key, value in options.items():
+            if key not in SPECIAL:
+                raise UserError(f"{where} has the option '{key}'{nearest(key, SPECIAL)}")
+            if key in ("pretrain", "meta"):
+                typed(Optim, value, f"{where}.{key}")
+            else:
+                typed(Benchmark, {key: value}, where)
+    if config.reference is not None and config.reference not in config.methods:
+        raise UserError(f"reference '{config.reference}' is not compared{nearest(config.reference, config.methods)}")
+
+
+def _check_training(config: Benchmark, sources, targets, plain: dict[str, Pictures]) -> None:
+    """Build the samplers of training and validation episodes."""
+    for name, source in sources.items():
+        train = plain[source["train"]]
+        if len(train.dataset.class_names) < 2:
+            raise UserError(f"the source {name} has one class: training needs two at least")
+        vals = {source["val"], *(target["val"] for target in targets.values())} - {None}
+        for k in config.k_shot if any(METHODS[method].episodic for method in config.methods) else ():
+            session.make_sampler(train, with_shots(config, config.meta_episodes, k), 0)
+            for val in vals:
+                session.make_sampler(plain[val], with_shots(config, config.validation, k), 0)
+        for val in vals:
+            session.make_sampler(plain[val], Pretrain(validation=config.validation).validation, 0)

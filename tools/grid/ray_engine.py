@@ -1,0 +1,143 @@
+"""Run the jobs of a grid on a Ray cluster: Ray holds each back until what it needs is done, and repeats lost ones."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from backbones.errors import UserError
+from tools.grid.job import Outcome, run_job
+from tools.grid.local_engine import needed, settled, unmet
+from tools.grid.plan import Job
+
+MISSING = "--engine ray needs Ray: pip install 'ray[default]>=2.9' (or pip install 'covey[ray]')"
+REPEATS = 3  # of a job whose worker was lost
+PASSED_ON = ("COVEY_CACHE", "COVEY_SHARED", "TORCH_HOME", "HF_HOME")  # environment that a job may depend on
+
+
+@dataclass(frozen=True)
+class Room:
+    """What Ray sets aside for a training or a test. address: of a running cluster, None for one on this machine."""
+
+    address: str | None = None
+    cpus: int = 1
+    gpus: float | None = None
+    devices: int = 1
+
+
+def import_ray() -> Any:
+    """Return the module `ray`; raises UserError with the command that installs it."""
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError(MISSING) from error
+    return ray
+
+
+def probe(address: str, timeout_s: float = 3.0) -> None:
+    """Raise UserError unless something listens at HOST:PORT or ray://HOST:PORT; Ray itself would try for minutes."""
+    if address in ("auto", "local"):
+        return
+    found = re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d+)", address)
+    if not found or not 0 < int(found[2]) < 65536:
+        raise UserError(f"the Ray address '{address}' is none of HOST:PORT, ray://HOST:PORT and auto")
+    try:
+        socket.create_connection((found[1], int(found[2])), timeout_s).close()
+    except OSError as error:
+        raise UserError(
+            f"no Ray cluster answers at '{address}' ({error.strerror or error}): start one with 'ray start --head', "
+            "give another --address, or none for a cluster on this machine"
+        ) from error
+
+
+def connect(room: Room) -> Any:
+    """Join the cluster, or start one on this machine; returns the module `ray`. Raises UserError if it cannot."""
+    ray = import_ray()
+    if room.address:
+        probe(room.address)
+    home = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
+    passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    options: dict[str, Any] = {"runtime_env": {"env_vars": {"PYTHONPATH": path, **passed}}, "log_to_driver": False}
+    if not room.address or room.address == "local":
+        options["include_dashboard"] = False
+    try:
+        ray.init(address=room.address, logging_level="ERROR", **options)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        where = f"the Ray cluster at '{room.address}'" if room.address else "a Ray cluster on this machine"
+        raise UserError(f"cannot use {where}: {reason}") from error
+    return ray
+
+
+def resources(ray: Any, room: Room) -> dict[str, float]:
+    """Return what a job asks for; raises UserError when no machine of the cluster has it."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = room.gpus
+    if gpus is None:
+        gpus = float(room.devices) if any(node.get("GPU", 0) for node in nodes) else 0.0
+    wanted = {"num_cpus": room.cpus * room.devices, "num_gpus": gpus}
+    if not any(node.get("CPU", 0) >= wanted["num_cpus"] and node.get("GPU", 0) >= gpus for node in nodes):
+        raise UserError(
+            f"no machine of the Ray cluster has the {wanted['num_cpus']} CPUs and {gpus:g} GPUs of a job: lower "
+            "cpus_per_job, gpus_per_job or machine.devices"
+        )
+    return wanted
+
+
+def remote_job(work: Callable, job: dict, before: dict | None, root: str, folder: str, *outcomes: dict) -> dict:
+    """Do a job on a worker; `outcomes` are those of the jobs that it needs, which Ray waits for."""
+    os.chdir(folder)  # relative paths of pictures and results are those of who asked
+    mine, start = Job(**job), Job(**before) if before else None
+    names = {start.name: start} if start else {}
+    stopped = unmet(mine, names, {outcome["name"]: Outcome(**outcome) for outcome in outcomes})
+    return asdict(stopped or work(mine, Path(root), start))
+
+
+def run_ray(jobs: list[Job], root: Path, tell: Callable[[Outcome], None], room: Room, work: Callable = run_job) -> None:
+    """Do every job whose needs were met, as many at once as the cluster has room for.
+
+    tell: hears of every outcome, in the order in which the jobs end. work: what does a job, see `run_job`.
+    All machines of the cluster must see the run folder and the pictures under the same paths.
+    """
+    import_ray()
+    by_name, done = {job.name: job for job in jobs}, {outcome.name: outcome for outcome in settled(jobs, root)}
+    for outcome in done.values():
+        tell(outcome)
+    todo = [job for job in jobs if job.name not in done]
+    if not todo:
+        return
+    ray = connect(room)
+    try:
+        task = ray.remote(remote_job).options(max_retries=REPEATS, **resources(ray, room))
+        references: dict[str, Any] = {}
+        for job in todo:
+            before = needed(job, by_name)
+            waits = [references[name] for name in job.needs if name in references]
+            start = asdict(before) if before else None
+            references[job.name] = task.options(name=job.name).remote(
+                work, asdict(job), start, str(root), os.getcwd(), *waits
+            )
+        names = {reference: name for name, reference in references.items()}
+        pending = list(names)
+        while pending:
+            (ready,), pending = ray.wait(pending)
+            tell(fetch(ray, ready, by_name[names[ready]]))
+    finally:
+        ray.shutdown()
+
+
+def fetch(ray: Any, reference: Any, job: Job) -> Outcome:
+    """Return how a job ended; one whose worker was lost again and again, or that Ray could not start, has failed."""
+    try:
+        return Outcome(**ray.get(reference))
+    except ray.exceptions.WorkerCrashedError:
+        return Outcome(job.name, f"its worker died {REPEATS + 1} times, without memory or killed")
+    except ray.exceptions.RayError as error:
+        first = (str(error).strip().splitlines() or [""])[-1]
+        return Outcome(job.name, f"Ray could not do it: {type(error).__name__}: {first}")
