@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from episodes.progress import Progress
 from episodes.sources.folder import folder_set, read_file
 from episodes.sources.loose import UNLABELLED, find_pictures
 from episodes.transforms import MEAN, STD
-from fewshot.card import load_encoder
+from fewshot.card import Loaded, load_encoder
 from fewshot.fitted import fit_head
 from fewshot.methods import create_head, find_method
 
@@ -203,14 +204,28 @@ def load_classifier(
     options: of the head, over those in the checkpoint.
     say: receives one line about the weights.
     """
-    loaded = load_encoder(checkpoint, say=say, method=method)
-    plan = loaded.architecture
-    find_method(plan.method)
-    options = {**loaded.head_options(), **options}
+    return classifier_of(load_encoder(checkpoint, say=say, method=method), options, device)
+
+
+def classifier_of(
+    loaded: Loaded,
+    options: dict[str, Any] | None = None,
+    device: torch.device | str = "cpu",
+    encode: Callable[[nn.Module, Tensor], Tensor] = lambda encoder, images: encoder(images),
+    **settings: Any,
+) -> FewShotClassifier:
+    """Build a classifier from a model that was read already.
+
+    options: of the head, over those in the checkpoint. settings: batch_size and workers of `FewShotClassifier`.
+    encode: runs the encoder on images, for instance under autocast.
+    """
+    method = loaded.architecture.method
+    find_method(method)
+    options = {**loaded.head_options(), **(options or {})}
     encoder = loaded.encoder.requires_grad_(False).eval().to(device)
 
     def head(k_shot: int) -> nn.Module:
-        return loaded.load_head(create_head(plan.method, k_shot, encoder.out_dim, **options))
+        return loaded.load_head(create_head(method, k_shot, encoder.out_dim, **options))
 
-    backbone = encoder.backbone
-    return FewShotClassifier(encoder, head, plan.size, backbone.mean, backbone.std, device)
+    backbone, size = encoder.backbone, loaded.architecture.size
+    return FewShotClassifier(partial(encode, encoder), head, size, backbone.mean, backbone.std, device, **settings)

@@ -32,9 +32,11 @@ LEAST = {
     "cpus_per_job": 1,
     "gpus_per_job": 0,
     "num_nodes": 1,
+    "sheets": 0,
+    "opset": 18,
 }
-POSITIVE = ("lr", "temperature_lr", "clip_norm", "distill_temperature")
-BELOW_ONE = ("dropout", "momentum")
+POSITIVE = ("lr", "temperature_lr", "clip_norm", "distill_temperature", "tolerance")
+BELOW_ONE = ("dropout", "momentum", "unknown_below")
 NOT_EMPTY = ("test", "k_shot", "methods", "seeds", "sources", "targets", "kinds")
 # What Lightning Fabric knows, and its short names of the same.
 PRECISIONS = (

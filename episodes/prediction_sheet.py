@@ -1,0 +1,158 @@
+"""A sheet of predictions: what is known of every class on top, then each picture with the classes it may be of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from .errors import UserError
+from .figures import FONTS, INK, MUTED, RIGHT, RULE, WRONG, as_array, cut, new_figure, save_figure
+from .names import short_names
+
+WIDTH = 16.0  # of a page, in pictures
+COLUMNS, ROWS = 4, 6  # queries on a page
+BARS = 3  # classes shown beside a query
+SHOWN = 5  # supports shown of a class
+INCH = 0.78  # side of a picture
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Query pictures and what a classifier says of them.
+
+    images (Q, 3, H, W): uint8. names: Q, of the files. probabilities: (Q, K).
+    known: (Q,) bool, False where the classifier knows no answer. truth: (Q,) labels, -1 where unknown; None: nowhere.
+    """
+
+    images: Any
+    names: Sequence[str]
+    probabilities: np.ndarray
+    known: np.ndarray
+    truth: np.ndarray | None = None
+
+
+def pages(n_queries: int) -> int:
+    """Return the number of pages of that many queries, one at least."""
+    return max(1, -(-n_queries // (COLUMNS * ROWS)))
+
+
+def plot_sheet(
+    support_images: Any | None,
+    support_labels: Any | None,
+    class_names: Sequence[str],
+    queries: Predicted,
+    path: str | Path | None = None,
+    title: str = "",
+    counts: Sequence[int] | None = None,
+) -> Figure:
+    """Draw one page: at most 5 supports of each class, and at most 24 queries with their likeliest classes.
+
+    support_images (S, 3, H, W): uint8. support_labels (S,): numbers into class_names. None leaves the supports out,
+        for the later pages of many classes.
+    counts: supports of each class, where more are known than given here.
+    A query whose truth is known has a teal frame for a right answer and a dashed vermilion one for a wrong one.
+    """
+    names = short_names(class_names)
+    if any(as_array(x).dtype != np.uint8 for x in (support_images, queries.images) if x is not None):
+        raise UserError("the pictures of a sheet must be uint8: draw them as they are before normalisation")
+    if len(queries.names) > COLUMNS * ROWS:
+        raise UserError(f"a page holds {COLUMNS * ROWS} queries, not {len(queries.names)}: draw several pages")
+    figure = new_figure(1, 1, title)
+    axes = figure.subplots()
+    top = 0.0
+    if support_images is not None:
+        labels = as_array(support_labels)
+        counts = np.bincount(labels, minlength=len(names)) if counts is None else counts
+        top = _heading(axes, top, "what the classes look like (supports)")
+        top = _supports(axes, top, as_array(support_images), labels, names, counts) + 0.35
+    top = _heading(axes, top, "what the pictures are said to be (queries)")
+    for number in range(len(queries.names)):
+        row, column = divmod(number, COLUMNS)
+        _query(axes, column * (WIDTH / COLUMNS), top + row * 1.75, queries, number, names)
+    height = top + -(-len(queries.names) // COLUMNS) * 1.75
+    axes.set(xlim=(0, WIDTH), ylim=(height, -0.3), aspect="equal")
+    axes.axis("off")
+    figure.set_size_inches(WIDTH * INCH, (height + 0.3) * INCH + 0.5)
+    return save_figure(figure, path)
+
+
+def _heading(axes, top: float, text: str) -> float:
+    axes.plot([0, WIDTH], [top + 0.3, top + 0.3], color=RULE, linewidth=0.8)
+    axes.text(0, top + 0.2, text, ha="left", va="bottom", fontsize=9, color=MUTED, fontfamily=FONTS)
+    return top + 0.45
+
+
+def _supports(axes, top: float, images: np.ndarray, labels: np.ndarray, names: list[str], counts) -> float:
+    """Draw the classes as blocks, as many side by side as fit; returns where the next part begins."""
+    most = min(SHOWN, max(int(np.bincount(labels, minlength=len(names)).max()), 2))
+    across = max(1, int((WIDTH + 0.3) // (most + 0.3)))
+    step = WIDTH / across if len(names) >= across else most + 0.6
+    for number, name in enumerate(names):
+        row, column = divmod(number, across)
+        left, above = column * step, top + row * 1.5
+        more = int(counts[number])
+        label = cut(name, int(8.5 * (step - 0.2)))
+        axes.text(left, above + 0.32, label, ha="left", va="bottom", fontsize=9.5, color=INK, fontfamily=FONTS,
+                  fontweight="bold")  # fmt: skip
+        shown = np.flatnonzero(labels == number)[:SHOWN]
+        for place, item in enumerate(shown):
+            _draw(axes, images[item], left + place, above + 0.38, 0.95)
+        if more > len(shown):
+            axes.text(left + len(shown) - 0.08, above + 1.28, f"+{more - len(shown)}", ha="right", va="bottom",
+                      fontsize=7.5, color="white", fontfamily=FONTS,
+                      bbox={"facecolor": INK, "edgecolor": "none", "pad": 1.2, "alpha": 0.75})  # fmt: skip
+    return top + -(-len(names) // across) * 1.5
+
+
+def _query(axes, left: float, top: float, queries: Predicted, number: int, names: list[str]) -> None:
+    """Draw one query: the picture, its file below, and bars of its likeliest classes beside it."""
+    shares, side, width = queries.probabilities[number], 1.35, WIDTH / COLUMNS
+    best = int(shares.argmax())
+    _draw(axes, as_array(queries.images)[number], left, top, side)
+    truth = -1 if queries.truth is None else int(queries.truth[number])
+    if truth >= 0:
+        right = truth == best and bool(queries.known[number])
+        look = {"edgecolor": RIGHT, "linewidth": 1.6} if right else {"edgecolor": WRONG, "linewidth": 2.2,
+                                                                     "linestyle": (0, (2, 1.2))}  # fmt: skip
+        axes.add_patch(Rectangle((left, top), side, side, facecolor="none", **look))
+    axes.text(left, top + side + 0.05, _tail(queries.names[number], 25), ha="left", va="top", fontsize=6.5, color=MUTED,
+              fontfamily=FONTS)  # fmt: skip
+    start, room = left + side + 0.15, width - side - 0.45
+    if not queries.known[number]:
+        axes.text(start, top + 0.24, "unknown", ha="left", va="bottom", fontsize=9, color=WRONG, fontweight="bold",
+                  fontfamily=FONTS)  # fmt: skip
+        top += 0.3
+    for place, label in enumerate(np.argsort(-shares, kind="stable")[: BARS - (not queries.known[number])]):
+        line = top + 0.44 * place
+        first = place == 0 and bool(queries.known[number])
+        look = {"color": INK if first else MUTED, "va": "bottom", "fontfamily": FONTS}
+        name, weight = cut(names[label], 14), "bold" if first else "normal"
+        axes.text(start, line + 0.24, name, ha="left", fontsize=9 if first else 7.5, fontweight=weight, **look)
+        axes.text(start + room, line + 0.24, _percent(shares[label]), ha="right", fontsize=7.5, **look)
+        axes.add_patch(Rectangle((start, line + 0.27), room, 0.08, facecolor=RULE, edgecolor="none"))
+        axes.add_patch(
+            Rectangle((start, line + 0.27), room * float(shares[label]), 0.08, facecolor=RIGHT if first else MUTED,
+                      edgecolor="none")
+        )  # fmt: skip
+
+
+def _percent(share: float) -> str:
+    """Print a probability; one that only rounds to certainty says so."""
+    text = f"{100 * share:.0f} %"
+    return {"100 %": "> 99 %", "0 %": "< 1 %"}.get(text, text)
+
+
+def _tail(text: str, most: int) -> str:
+    """Shorten a path to its end."""
+    return text if len(text) <= most else "…" + text[1 - most :]
+
+
+def _draw(axes, image: np.ndarray, left: float, top: float, side: float) -> None:
+    smooth = "nearest" if max(image.shape[1:]) <= 32 else "antialiased"
+    axes.imshow(image.transpose(1, 2, 0), extent=(left, left + side, top + side, top), interpolation=smooth)

@@ -1,0 +1,37 @@
+"""The model that `predict` and `export` work with: a checkpoint's, or a library network with its own weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from backbones import UserError
+from fewshot.card import Loaded
+from tools import session
+
+LIBRARY_METHOD = "good_embed"  # needs no training of ours, and does well on features that were trained on many classes
+
+
+def read_model(config, say: Callable[[str], None]) -> Loaded:
+    """Read the model of a script's options; raises UserError rather than working with random weights unasked."""
+    model, method = config.model, config.method
+    if config.checkpoint is None and model.weights is None:
+        if ":" not in model.backbone:
+            raise UserError(
+                "no weights are given: name --checkpoint FILE, or a library network with its own, "
+                "such as --backbone timm:resnet18"
+            )
+        method = method or LIBRARY_METHOD
+        model = replace(model, method=method, backbone_options={"pretrained": True, **model.backbone_options})
+    try:
+        return session.read_model(config.checkpoint, model, config.size, say, method)
+    except UserError:
+        raise
+    except (OSError, RuntimeError) as error:
+        if not model.backbone_options.get("pretrained"):
+            raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"cannot fetch the weights of {model.backbone} ({reason}): give them as a file with --model.weights, "
+            "or use another network"
+        ) from error
