@@ -1,7 +1,8 @@
 """The one training loop, for pre-training, distillation and episodes: fetch, forward, loss, backward, step, log.
 
 Everything random in a step is seeded by (seed, step, process) and the order of data by (seed, epoch), so a run that was
-killed and resumed gives the numbers of one that was not.
+killed and resumed gives the numbers of one that was not. Several processes meet before the forward pass and before the
+backward pass of every step, so that bad input or a broken loss on one of them ends all with the same sentence.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 import pickle
 import time
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from backbones.checkpoint import save_weights, write_atomically
 from episodes.errors import UserError
+from episodes.processes import Team, contact, same, spread_buffers, sum_up, team_of, together, wait
 from episodes.progress import Progress
 from episodes.run import RunFolder
 from episodes.seeds import MODEL, derive
@@ -61,7 +63,8 @@ class Progressed:
     """Where training stands; saved and restored as a whole.
 
     epoch, step: how many are done, steps over the whole training.
-    in_epoch: steps of this epoch that are done; sums: their running totals.
+    in_epoch: steps of this epoch that are done; sums: their running totals, of this process.
+    waited: seconds that this process waited for data in the epoch.
     best_epoch: whose weights are kept, counted from 1 as in the history and all messages; 0 = none yet.
     """
 
@@ -71,6 +74,7 @@ class Progressed:
     best: float = -math.inf
     best_epoch: int = 0
     sums: dict[str, float] = field(default_factory=dict)
+    waited: float = 0.0
     history: list[dict] = field(default_factory=list)
 
 
@@ -95,23 +99,29 @@ def fit(
     loader: (batches, first step) -> iterable of batches of the current epoch.
     validate: module in eval mode -> numbers for the log; 'val_accuracy' selects the best epoch.
     card: facts about the model that are written into the header of its weights.
-    Raises UserError when the loss or a weight is no longer finite; the checkpoints before it stay.
+    Raises UserError, on every process, when the loss or a weight of any is no longer finite, or when another process
+    has ended; the checkpoints before it stay.
     """
+    team = team_of(fabric)
+    with contact(team, lambda: _way_on(run)):
+        return _fit(
+            fabric, team, model, step, batches, loader, optimizer, schedule, plan, run, validate, card or {}, say
+        )
+
+
+def _fit(fabric, team, model, step, batches, loader, optimizer, schedule, plan, run, validate, card, say) -> Progressed:
     module = model
     model, optimizer = fabric.setup(model, optimizer)
-    state = Progressed()
-    if run is not None and run.resuming:
-        state = load_state(run, module, optimizer, schedule, fabric)
-        say(f"resuming {run.path} at epoch {state.epoch + 1}, step {state.step + 1}")
-    elif run is not None and run.wants_resume:
-        say(f"there is no checkpoint in {run.path} yet: starting from the beginning")
+    state = _start(fabric, team, module, optimizer, schedule, run, say)
     writer = run.tensorboard(purge_step=state.epoch + 1) if run is not None else None
     while state.epoch < plan.epochs:
         started = time.perf_counter()
         module.train()
-        _train_epoch(fabric, model, module, step, batches, loader, optimizer, schedule, plan, state, run)
-        row = _epoch_row(fabric, state, optimizer, time.perf_counter() - started)
-        _check_weights(module, state, run)
+        _train_epoch(fabric, team, model, module, step, batches, loader, optimizer, schedule, plan, state, run)
+        row = _epoch_row(team, state, optimizer, time.perf_counter() - started)
+        spread_buffers(team, module)  # before validation, which is to test the weights that are written
+        with together(team):
+            _check_weights(module, state, run)
         if validate is not None and state.epoch >= plan.validate_from:
             module.eval()
             with torch.no_grad():
@@ -129,10 +139,33 @@ def fit(
     if writer is not None:
         writer.close()
     module.eval()
+    wait(team)  # nobody reads the weights before they are written
     return state
 
 
-def _train_epoch(fabric, model, module, step, batches, loader, optimizer, schedule, plan, state, run) -> None:
+def _start(fabric, team: Team, module, optimizer, schedule, run: RunFolder | None, say) -> Progressed:
+    """Return the beginning, or the state of the run's last checkpoint."""
+    with together(team):
+        if run is None or not run.resuming:
+            state = Progressed()
+        else:
+            state = load_state(run, module, optimizer, schedule, fabric)
+            if not team.main:
+                state.sums = dict.fromkeys(state.sums, 0.0)  # the file holds the sums of all processes
+    if run is None:
+        return state
+    if not same(team, run.resuming):
+        raise UserError(
+            f"the run folder {run.path} is not the same for all processes: put --run on a disk that all nodes share"
+        )
+    if run.resuming:
+        say(f"resuming {run.path} at epoch {state.epoch + 1}, step {state.step + 1}")
+    elif run.wants_resume:
+        say(f"there is no checkpoint in {run.path} yet: starting from the beginning")
+    return state
+
+
+def _train_epoch(fabric, team, model, module, step, batches, loader, optimizer, schedule, plan, state, run) -> None:
     """Run the rest of the current epoch, from `state.in_epoch` on."""
     batches.set_epoch(state.epoch)
     total = len(batches)
@@ -140,16 +173,17 @@ def _train_epoch(fabric, model, module, step, batches, loader, optimizer, schedu
     with Progress(
         total, f"epoch {state.epoch + 1}/{plan.epochs}", done=state.in_epoch, on=fabric.is_global_zero
     ) as bar:
-        for batch in loader(batches, state.in_epoch):
+        for batch in _fetched(team, loader(batches, state.in_epoch), total - state.in_epoch):
             batch = fabric.to_device(batch)
             waited += time.perf_counter() - last
             torch.manual_seed(derive(MODEL, plan.seed, state.step, fabric.global_rank))
             moves = (state.in_epoch + 1) % plan.accumulate == 0 or state.in_epoch + 1 == total
             group = min(plan.accumulate, total - state.in_epoch // plan.accumulate * plan.accumulate)
             with contextlib.nullcontext() if moves else fabric.no_backward_sync(model):
-                values = step(model, batch)
-                loss = values["loss"]
-                _check_loss(loss, state, run)
+                with together(team):
+                    values = step(model, batch)
+                    loss = values["loss"]
+                    _check_loss(loss, state, run)
                 fabric.backward(loss * batch.get("weight", 1.0) / group)
             if moves:
                 if plan.clip_norm is not None:
@@ -161,10 +195,22 @@ def _train_epoch(fabric, model, module, step, batches, loader, optimizer, schedu
             state.step, state.in_epoch = state.step + 1, state.in_epoch + 1
             bar.advance(loss=state.sums["loss"] / state.sums["size"])
             if run is not None and plan.save_steps and state.step % plan.save_steps == 0 and moves:
-                _check_weights(module, state, run)  # a checkpoint must be one to go on from
+                with together(team):
+                    _check_weights(module, state, run)  # a checkpoint must be one to go on from
                 save_state(run, module, optimizer, schedule, fabric, state)
             last = time.perf_counter()
-    state.sums["waited"] = waited
+    state.waited = waited
+
+
+def _fetched(team: Team, batches: Iterable[dict[str, Tensor]], count: int) -> Iterator[dict[str, Tensor]]:
+    """Yield `count` batches, each when every process has its own."""
+    batches = iter(batches)
+    for _ in range(count):
+        with together(team):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
 
 
 def _add(sums: dict[str, float], values: dict[str, float]) -> None:
@@ -172,13 +218,9 @@ def _add(sums: dict[str, float], values: dict[str, float]) -> None:
         sums[key] = sums.get(key, 0.0) + value
 
 
-def _epoch_row(fabric, state: Progressed, optimizer, seconds: float) -> dict[str, float]:
+def _epoch_row(team: Team, state: Progressed, optimizer, seconds: float) -> dict[str, float]:
     """Average the epoch over its samples and all processes."""
-    waited = state.sums.pop("waited")
-    names = sorted(state.sums)
-    sums = torch.tensor([state.sums[name] for name in names], dtype=torch.float64)
-    sums = fabric.all_reduce(fabric.to_device(sums), reduce_op="sum")
-    values = dict(zip(names, sums.tolist(), strict=True))
+    values, waited = sum_up(team, state.sums), state.waited
     size = values.pop("size")
     row = {"epoch": state.epoch + 1, "lr": optimizer.param_groups[0]["lr"]}
     row |= {name: value / size for name, value in values.items()}
@@ -208,6 +250,13 @@ def _last_good(run: RunFolder | None) -> str:
     return f"the last good checkpoint is {run.last}" if kept else "no checkpoint had been written yet"
 
 
+def _way_on(run: RunFolder | None) -> str:
+    """Say how to go on after another process has ended."""
+    if run is None:
+        return ""
+    return f"{_last_good(run)}: go on with --resume true" if run.last.is_file() else _last_good(run)
+
+
 def _select(module, plan: Plan, state: Progressed, row: dict, run, card, fabric) -> None:
     """Write the weights when this epoch is the one to keep so far."""
     score = row.get("val_accuracy")
@@ -227,7 +276,11 @@ def _select(module, plan: Plan, state: Progressed, row: dict, run, card, fabric)
 
 
 def save_state(run: RunFolder, module, optimizer, schedule, fabric, state: Progressed) -> None:
-    """Write the resume checkpoint: weights, optimiser, schedule, loss scale, position. Read back without unpickling."""
+    """Write the resume checkpoint: weights, optimiser, schedule, loss scale, position. Read back without unpickling.
+
+    All processes must call it; the first one writes.
+    """
+    sums = sum_up(team_of(fabric), state.sums)  # so that any number of processes can go on
     if not fabric.is_global_zero:
         return
     content = {
@@ -236,7 +289,7 @@ def save_state(run: RunFolder, module, optimizer, schedule, fabric, state: Progr
         "optimizer": optimizer.state_dict(),
         "schedule": schedule.state_dict(),
         "precision": fabric.strategy.precision.state_dict(),
-        "progress": json.dumps(vars(state)),
+        "progress": json.dumps({**vars(state), "sums": sums}),
     }
     content["schedule"].pop("milestones", None)  # a Counter, which a weights-only reader refuses; the recipe has it
     write_atomically(run.last, lambda name: torch.save(content, name))

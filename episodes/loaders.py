@@ -32,13 +32,16 @@ class Pictures:
             train_transform(size, mean, std, augment) if augment != "none" else eval_transform(size, mean, std)
         )
 
-    def load(self, indices: np.ndarray | Sequence[int], *seed: int) -> Tensor:
-        """Return (N, 3, size, size) float32 images; what is random in them depends on `seed` and the place alone."""
+    def load(self, indices: np.ndarray | Sequence[int], *seed: int, places: Sequence[int] | None = None) -> Tensor:
+        """Return (N, 3, size, size) float32 images; what is random in them depends on `seed` and the place alone.
+
+        places: (N,) of the images in the whole batch, where these are a part of it; default 0, 1, ...
+        """
         if self.in_memory:  # whole batch at once
-            generator = torch_generator(AUGMENT, *seed)
-            return augment_batch(self.dataset.batch(indices), generator, self.size, self.mean, self.std, self.augment)
-        images = []
-        for place, index in enumerate(np.asarray(indices).tolist()):
+            generator, images = torch_generator(AUGMENT, *seed), self.dataset.batch(indices)
+            return augment_batch(images, generator, self.size, self.mean, self.std, self.augment, places)
+        images, indices = [], np.asarray(indices).tolist()
+        for place, index in zip(range(len(indices)) if places is None else places, indices, strict=True):
             transform = self._transform
             if self.augment != "none":
                 transform = seeded(transform, (AUGMENT, *seed, place))
@@ -49,8 +52,9 @@ class Pictures:
 class BatchImages(Dataset):
     """Shuffled batches of labelled images; item b of an epoch is batch b, the last one may be smaller.
 
-    The order is a function of (seed, epoch). With several processes each takes every world_size-th image of a batch;
-    "weight" is its share times world_size, so that averaging gradients over processes gives the batch's mean.
+    The order is a function of (seed, epoch). With several processes each takes every world_size-th image of a batch,
+    augmented as in the whole batch; "weight" is its share times world_size, so that averaging gradients over processes
+    gives the batch's mean.
     """
 
     def __init__(
@@ -71,21 +75,22 @@ class BatchImages(Dataset):
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         whole = self._order[number * self.batch_size : (number + 1) * self.batch_size]
-        mine = whole[self.rank :: self.world_size]
-        weight = len(mine) * self.world_size / len(whole)
-        if not len(mine):  # fewer images than processes: take part with no weight
-            mine = whole[:1]
+        places = range(self.rank, len(whole), self.world_size)
+        weight = len(places) * self.world_size / len(whole)
+        places = places or range(1)  # fewer images than processes: take part with no weight
+        mine = whole[places.start :: places.step]
+        # The 0 was the process's rank: it stays a part of the seed, so that older runs can be repeated.
         return {
-            "images": self.pictures.load(mine, self.seed, self.epoch, number, self.rank),
+            "images": self.pictures.load(mine, self.seed, self.epoch, number, 0, places=places),
             "labels": torch.from_numpy(self.pictures.dataset.labels[mine]),
             "weight": torch.tensor(weight),
         }
 
 
 class EpisodeImages(Dataset):
-    """Steps of episodes with their images; item s of an epoch is step s of this process.
+    """Steps of episodes with their images; item s of an epoch is this process's share of step s.
 
-    episodes_per_step: episodes in one step of this process, stacked; the last step may hold fewer.
+    episodes_per_step: episodes in one step, over all processes; the last step may hold fewer. A process stacks its own.
     Every process of the sampler's world has the same number of steps. "weight" is its share of a step's episodes times
     world_size, as in `BatchImages`; a process that has none left repeats an episode with no weight.
     An item has images (E, S+Q, 3, size, size) with the support first, support_labels (E, S) and query_labels (E, Q)
@@ -100,12 +105,13 @@ class EpisodeImages(Dataset):
         self.sampler.set_epoch(epoch)
 
     def __len__(self) -> int:
-        return -(-self.sampler.n_episodes // (self.episodes_per_step * self.sampler.world_size))
+        return -(-self.sampler.n_episodes // self.episodes_per_step)
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
-        world, together = self.sampler.world_size, self.episodes_per_step * self.sampler.world_size
-        numbers = self.sampler.numbers[step * self.episodes_per_step : (step + 1) * self.episodes_per_step]
-        weight = len(numbers) * world / min(together, self.sampler.n_episodes - step * together)
+        first = step * self.episodes_per_step
+        whole = range(first, min(first + self.episodes_per_step, self.sampler.n_episodes))
+        numbers = whole[self.sampler.rank :: self.sampler.world_size]
+        weight = len(numbers) * self.sampler.world_size / len(whole)
         if not len(numbers):  # fewer episodes than processes: take part with no weight
             numbers = range(1)
         batch = self.sampler.batch(numbers)

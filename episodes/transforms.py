@@ -122,10 +122,12 @@ def augment_batch(
     mean: Sequence[float] = MEAN,
     std: Sequence[float] = STD,
     augment: str = "standard",
+    places: Sequence[int] | None = None,
 ) -> Tensor:
     """`train_transform` on a whole batch, with parameters of its own for every image.
 
     images: uint8 (B, 3, H, W), on any device.  generator: a CPU generator; the same state gives the same result.
+    places: (B,) of the images in a larger batch, whose parameters they get; default 0, 1, ...
     Returns float (B, 3, size, size). Crops are sampled bilinearly without antialias (one grid for crop and flip), so
     `standard` on images much larger than `size` is a little sharper than `train_transform`.
     """
@@ -133,7 +135,8 @@ def augment_batch(
     if augment == "none":
         return eval_batch(images, size, mean, std)
     count, _, height, width = images.shape
-    draws = torch.rand(count, 16, generator=generator).to(images.device)
+    places = range(count) if places is None else places
+    draws = torch.rand(max(places, default=-1) + 1, 16, generator=generator)[list(places)].to(images.device)
     boxes = _light_boxes if augment == "light" else _crop_boxes
     theta = boxes(draws, height, width)
     grid = F.affine_grid(theta, [count, 1, size, size], align_corners=False)

@@ -46,7 +46,7 @@ def train(fabric, kind: str, folder) -> tuple[list[np.ndarray], list[float]]:
         numbered, step = BatchImages(data, 7, 0, 0, rank, world), classify
     else:  # 7 episodes over two processes: the last step leaves one without an episode
         sampler = EpisodeSampler(data.dataset.labels, 2, 1, 2, 7, rank=rank, world_size=world)
-        numbered, step = EpisodeImages(data, sampler, 2 // world), answer
+        numbered, step = EpisodeImages(data, sampler, 2), answer
     optimizer = build_optimizer(model, 0.01)
     run = RunFolder(folder, {}, main=fabric.is_global_zero)
     state = fit(
