@@ -45,15 +45,17 @@ def write_page(
     *,
     title: str,
     intro: str,
-    table: Table,
+    table: Table | Sequence[Table],
     curves: Mapping[str, Sequence[Mapping[str, float]]],
     episodes: Sequence[EpisodePicture],
     facts: Mapping[str, str],
     commands: Sequence[str],
+    figures: Sequence[tuple[str, Path]] = (),
 ) -> None:
     """Write the page whole or not at all.
 
-    intro: plain text, a blank line starts a paragraph.  curves: name of the run -> history as for
+    intro: plain text, a blank line starts a paragraph.  table: one or several.  figures: captions and PNG files, which
+    become part of the page.  curves: name of the run -> history as for
     `episodes.plots.plot_curves`.  commands: what to type, one block each; lines that start with '#' become its caption.
     Raises UserError if the page would have more than 3 MB even with the smallest pictures; ValueError for a history
     without rows and for an episode whose labels, images and predictions do not fit.
@@ -61,7 +63,7 @@ def write_page(
     from backbones.checkpoint import write_atomically
     from backbones.errors import UserError
 
-    words = {"title": title, "intro": intro, "facts": facts, "commands": commands}
+    words = {"title": title, "intro": intro, "facts": facts, "commands": commands, "figures": figures}
     for side in SIDES:
         text = render_page(table=table, curves=curves, episodes=episodes, side=side, **words)
         if len(text.encode()) <= MOST_BYTES:
@@ -79,11 +81,12 @@ def render_page(
     *,
     title: str,
     intro: str,
-    table: Table,
+    table: Table | Sequence[Table],
     curves: Mapping[str, Sequence[Mapping[str, float]]],
     episodes: Sequence[EpisodePicture],
     facts: Mapping[str, str],
     commands: Sequence[str],
+    figures: Sequence[tuple[str, Path]] = (),
     side: int = SIDES[0],
 ) -> str:
     """Return the page as text; arguments as in `write_page`, `side` bounds the pictures' longer side in pixels."""
@@ -102,8 +105,11 @@ def render_page(
         title=title,
         paragraphs=[part.strip() for part in intro.split("\n\n") if part.strip()],
         style=Markup((here / "page.css").read_text(encoding="utf-8")),
-        table=table,
-        charts=[(group, columns, comparison_svg(table, group)) for group, columns in table.column_groups],
+        tables=[
+            (one, [(group, columns, comparison_svg(one, group)) for group, columns in one.column_groups])
+            for one in ([table] if isinstance(table, Table) else table)
+        ],
+        figures=[(caption, _inlined(file)) for caption, file in figures],
         mark=mark,
         curves=[(name, curves_svg(name, history), summarise(history)) for name, history in curves.items()],
         methods=methods,
@@ -122,6 +128,10 @@ def _command(command: str) -> tuple[str, str]:
 
 def _array(values: Any) -> np.ndarray:
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+
+
+def _inlined(file: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(Path(file).read_bytes()).decode()
 
 
 def _data_uri(image: np.ndarray, side: int) -> str:

@@ -27,7 +27,8 @@ def needed(job: Job, by_name: dict[str, Job]) -> Job | None:
 def unmet(job: Job, by_name: dict[str, Job], outcomes: dict[str, Outcome]) -> Outcome | None:
     """Return the outcome of a job that cannot start, because what it needs has failed; None if it can."""
     for name in job.needs:
-        if (reason := outcomes[name].reason) is not None:
+        outcome = outcomes.get(name)
+        if outcome is not None and (reason := outcome.reason) is not None:
             started = reason if reason.startswith("needs ") else f"needs {by_name[name].title}, which failed: {reason}"
             return Outcome(job.name, started, fresh=False)
     return None

@@ -226,4 +226,9 @@ def plan_jobs(config: Benchmark, keys: Mapping[str, str] | None = None) -> list[
     for cell in cells_of(config):
         plan.test(cell, kinds[cell.kind])
     order = {"pretrain": 0, "self_distill": 1, "meta_train": 1, "test": 2}
-    return sorted(plan.jobs.values(), key=lambda job: order[job.kind])
+    place = {str(target): number for number, target in enumerate(config.targets)}
+
+    def key(job: Job) -> tuple[int, int]:  # tests target by target, so that its pictures can be used again
+        return order[job.kind], place[job.cells[0]["cell"]["target"]] if job.cells else 0
+
+    return sorted(plan.jobs.values(), key=key)

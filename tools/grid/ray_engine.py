@@ -127,7 +127,10 @@ def run_ray(jobs: list[Job], root: Path, tell: Callable[[Outcome], None], room: 
         pending = list(names)
         while pending:
             (ready,), pending = ray.wait(pending)
-            tell(fetch(ray, ready, by_name[names[ready]]))
+            job = by_name[names[ready]]
+            outcome = fetch(ray, ready, job)
+            done[job.name] = unmet(job, by_name, done) or outcome  # a lost job's error is that of those that need it
+            tell(done[job.name])
     finally:
         ray.shutdown()
 

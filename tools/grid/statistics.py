@@ -1,0 +1,118 @@
+"""Which method is ahead over the whole grid: paired differences, average ranks, Friedman's test, Nemenyi's distance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from episodes.metrics import paired_difference
+from fewshot.methods import METHODS
+from tools.grid.results import Column, Found
+
+LEAST_METHODS, LEAST_BLOCKS = 3, 5
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Method minus reference on the same episodes, fractions: mean and half-width of the paired 95 % interval."""
+
+    source: str
+    target: str
+    column: Column
+    method: str
+    mean: float
+    interval: float
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Average ranks over blocks, 1 = best.
+
+    methods: as ranked. average: (M,). blocks: N. p_value: of Friedman's test that all methods are alike.
+    critical: difference of average ranks that Nemenyi's test needs at the level 0.05.
+    """
+
+    methods: list[str]
+    average: np.ndarray
+    blocks: int
+    p_value: float
+    critical: float
+
+
+def differences(found: Found) -> list[Difference]:
+    """Compare every method with the reference; places where one of both failed are left out."""
+    config = found.config
+    reference = config.reference or config.methods[0]
+    result = []
+    for source in map(str, config.sources):
+        for target in map(str, config.targets):
+            for column in found.columns:
+                base = found.pooled(source, target, reference, column)
+                for method in found.titles():
+                    values = found.pooled(source, target, method, column)
+                    if method != reference and values is not None and base is not None:
+                        result.append(Difference(source, target, column, method, *paired_difference(values, base)))
+    return result
+
+
+def rank(found: Found) -> Ranks | str:
+    """Rank the inductive methods in every block, a (source, target, kind, shot); returns why not where it cannot.
+
+    Seeds are pooled: results of one block with several seeds are not independent of each other, and counted as blocks
+    they would make the test surer than it is (Demsar, JMLR 2006, section 3). Ties share their ranks.
+    """
+    config = found.config
+    methods = [method for method in found.titles() if not METHODS[method].transductive]
+    if len(methods) < LEAST_METHODS:
+        return f"ranks need {LEAST_METHODS} methods that are not transductive, here are {len(methods)}"
+    rows = []
+    for source in map(str, config.sources):
+        for target in map(str, config.targets):
+            for column in found.columns:
+                values = [found.pooled(source, target, method, column) for method in methods]
+                if all(value is not None for value in values):
+                    rows.append([value.mean() for value in values])
+    if len(rows) < LEAST_BLOCKS:
+        return (
+            f"ranks need {LEAST_BLOCKS} blocks (source, target, kind, shot) with results of all methods, "
+            f"here are {len(rows)}"
+        )
+    return rank_rows(methods, np.array(rows))
+
+
+def rank_rows(methods: Sequence[str], accuracies: np.ndarray) -> Ranks:
+    """Rank methods by their accuracies (N blocks, M methods)."""
+    from scipy.stats import friedmanchisquare, rankdata
+
+    average = rankdata(-accuracies, axis=1).mean(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p_value = float(friedmanchisquare(*accuracies.T).pvalue)
+    p_value = 1.0 if math.isnan(p_value) else p_value  # all tied everywhere
+    return Ranks(list(methods), average, len(accuracies), p_value, critical_difference(len(methods), len(accuracies)))
+
+
+def critical_difference(methods: int, blocks: int, level: float = 0.05) -> float:
+    """Return Nemenyi's critical difference of average ranks, q sqrt(M (M + 1) / (6 N)) (Demsar 2006, section 3.2.2).
+
+    q is the quantile of the studentised range with infinitely many degrees of freedom, divided by sqrt(2).
+    """
+    from scipy.stats import studentized_range
+
+    q = float(studentized_range.ppf(1 - level, methods, math.inf)) / math.sqrt(2)
+    return q * math.sqrt(methods * (methods + 1) / (6 * blocks))
+
+
+def cliques(average: np.ndarray, critical: float) -> list[tuple[int, int]]:
+    """Return the longest runs of methods, sorted by rank, whose ranks lie within the critical difference.
+
+    Each is (first, last) in the sorted order and has two methods at least; a run inside another is left out.
+    """
+    ordered, runs = np.sort(average), []
+    for first in range(len(ordered)):
+        last = int(np.searchsorted(ordered, ordered[first] + critical, side="right")) - 1
+        if last > first and (not runs or last > runs[-1][1]):
+            runs.append((first, last))
+    return runs
