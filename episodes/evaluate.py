@@ -177,11 +177,15 @@ class _Tally:
 
 
 def _predict(head: nn.Module, batch: EpisodeBatch, support: Tensor, labels: Tensor, query: Tensor) -> np.ndarray:
-    """Return the predicted labels (E, Q); a transductive head is told which queries are padding."""
+    """Return the predicted labels (E, Q); a transductive head is told which queries are padding.
+
+    A head whose method `ranking` orders the classes as its logits do, for less, is asked for that.
+    """
     extra = {}
     if getattr(head, "transductive", False):
         extra["query_mask"] = torch.from_numpy(batch.query_labels >= 0).to(query.device)
-    return head(support, labels, query, n_way=batch.classes.shape[1], **extra).argmax(-1).cpu().numpy()
+    score = getattr(head, "ranking", head)
+    return score(support, labels, query, n_way=batch.classes.shape[1], **extra).argmax(-1).cpu().numpy()
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewshot.prototypes import at_least_float32, check_episodes, class_means, mask_absent
+from fewshot.prototypes import at_least_float32, check_episodes, class_means, inner_products, mask_absent
 
 
 class MetaBaseline(nn.Module):
@@ -25,5 +25,6 @@ class MetaBaseline(nn.Module):
         support, query = at_least_float32(support, query)
         with torch.autocast(support.device.type, enabled=False):
             prototypes, counts = class_means(support, support_labels, n_way)
-            cosines = F.normalize(query, dim=-1) @ F.normalize(prototypes, dim=-1).transpose(1, 2)
+            lengths = torch.linalg.vector_norm(query, dim=-1, keepdim=True).clamp(min=1e-12)  # as F.normalize has it
+            cosines = inner_products(query, F.normalize(prototypes, dim=-1)) / lengths
             return mask_absent(cosines * self.temperature, counts)
