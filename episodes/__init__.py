@@ -4,13 +4,14 @@ from episodes.dataset import ArraySet, FileSet, ImageSet
 from episodes.episode import Episode
 from episodes.errors import UserError
 from episodes.evaluate import Evaluation, evaluate, evaluate_features, extract_features
+from episodes.extras import Extras
 from episodes.features import FeatureStore, open_features, read_features
 from episodes.fingerprint import weights_key
 from episodes.loaders import BatchImages, EpisodeImages, Pictures
 from episodes.metrics import mean_and_interval, paired_difference
 from episodes.opening import open_dataset
 from episodes.sampler import EpisodeSampler
-from episodes.sizes import MetaDatasetSizes
+from episodes.sizes import ImbalancedSizes, MetaDatasetSizes
 
 __all__ = [
     "ArraySet",
@@ -19,9 +20,11 @@ __all__ = [
     "EpisodeImages",
     "EpisodeSampler",
     "Evaluation",
+    "Extras",
     "FeatureStore",
     "FileSet",
     "ImageSet",
+    "ImbalancedSizes",
     "MetaDatasetSizes",
     "Pictures",
     "UserError",

@@ -6,22 +6,21 @@ the number of episodes a step or the point a run resumes from, the same number g
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from episodes.batch import EpisodeBatch, stack
+from episodes.batch import EpisodeBatch
 from episodes.distinct import draw_distinct
-from episodes.episode import Episode
 from episodes.errors import UserError
-from episodes.sizes import FixedSizes, MetaDatasetSizes, draw_shots, draw_ways
+from episodes.extras import ClassTable, Extras, check_extras, draw_extras
+from episodes.numbered import NumberedEpisodes
+from episodes.sizes import FixedSizes, ImbalancedSizes, MetaDatasetSizes
 
-# Episodes drawn in one vectorised step. Part of what defines the episodes: changing either number changes them all.
-FIXED_BLOCK = 1024
-VARIABLE_BLOCK = 32  # variable episodes are some 50 times larger
+FIXED_BLOCK = FixedSizes.block
 
 
-class EpisodeSampler:
+class EpisodeSampler(NumberedEpisodes):
     """A numbered, reproducible list of episodes over the items of a data set.
 
     Each episode draws distinct classes uniformly, and from each of them distinct items uniformly: the first `k_shot`
@@ -32,6 +31,8 @@ class EpisodeSampler:
         themselves are in random order, so no class is favoured).
     n_episodes: episodes of one epoch, over all ranks.
     variable: draw way, shots and queries anew for every episode by this rule; n_way, k_shot and n_query are not used.
+    extras: unknown queries, unlabelled items and distractors of every episode. They change nothing in its support and
+        queries, except that `drop_small` leaves out more classes where the extras need more items.
     classes: draw only from these class ids.
     drop_small: leave out classes with too few items instead of refusing them.
     class_names: names of class ids 0, 1, ..., for the messages.
@@ -41,7 +42,7 @@ class EpisodeSampler:
     For a torch `DataLoader` use `DataLoader(sampler, sampler=sampler.numbers, ...)`. Workers hold copies: with
     `persistent_workers=True` they do not see a later `set_epoch`.
 
-    Raises `UserError` when fewer than n_way classes are there, or when a class has fewer than k_shot + n_query items.
+    Raises `UserError` when there are too few classes, or when a class has too few items for what may be drawn from it.
     """
 
     def __init__(
@@ -54,7 +55,8 @@ class EpisodeSampler:
         seed: int = 0,
         epoch: int = 0,
         *,
-        variable: MetaDatasetSizes | None = None,
+        variable: MetaDatasetSizes | ImbalancedSizes | None = None,
+        extras: Extras | None = None,
         classes: Sequence[int] | None = None,
         drop_small: bool = False,
         class_names: Sequence[str] | None = None,
@@ -63,72 +65,15 @@ class EpisodeSampler:
     ) -> None:
         if n_episodes < 1 or seed < 0:
             raise UserError(f"n_episodes={n_episodes} must be at least 1 and seed={seed} at least 0")
-        if not 0 <= rank < world_size:
-            raise UserError(f"rank={rank} must lie in 0..{world_size - 1} (world_size={world_size})")
-        self.sizes = variable or fixed_sizes(n_way, k_shot, n_query)
-        self.n_episodes, self.seed, self.rank, self.world_size = n_episodes, seed, rank, world_size
-        self.numbers = range(rank, n_episodes, world_size)
+        self.sizes, self.extras = variable or fixed_sizes(n_way, k_shot, n_query), extras or Extras()
+        uneven = self.sizes.uneven or (self.extras.unlabelled > 0 and self.sizes.greedy)
+        super().__init__(n_episodes, self.sizes.block, uneven, seed, rank, world_size)
         self._order, found, counts = group_by_class(labels)
         starts = np.cumsum(counts) - counts
-        eligible = eligible_classes(found, counts, self.sizes, classes, drop_small, class_names)
+        eligible = eligible_classes(found, counts, self.sizes, classes, drop_small, class_names, self.extras)
         self._class_ids, self._class_sizes, self._class_starts = found[eligible], counts[eligible], starts[eligible]
-        self.block_size = VARIABLE_BLOCK if variable else FIXED_BLOCK
         self._cached: tuple[int, int, EpisodeBatch] | None = None
         self.set_epoch(epoch)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Move to another epoch: the same numbers then stand for other episodes."""
-        if epoch < 0:
-            raise UserError(f"epoch={epoch} must be at least 0")
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        """Episodes of this rank."""
-        return len(self.numbers)
-
-    def __getitem__(self, number: int) -> Episode:
-        """Return episode `number` of the epoch, 0 <= number < n_episodes, whatever the rank."""
-        if not 0 <= number < self.n_episodes:
-            raise IndexError(f"episode {number} is outside 0..{self.n_episodes - 1}")
-        block, row = divmod(int(number), self.block_size)
-        return self._block(block).episode(row)
-
-    def __iter__(self) -> Iterator[Episode]:
-        """Yield this rank's episodes in order."""
-        for part in self._runs(self.n_episodes):
-            yield from part.episodes()
-
-    def steps(self, episodes_per_step: int = 1) -> Iterator[EpisodeBatch]:
-        """Yield this rank's episodes in batches; the last one is shorter where the number does not divide."""
-        if episodes_per_step < 1:
-            raise UserError(f"episodes_per_step={episodes_per_step} must be at least 1")
-        for start in range(0, len(self.numbers), episodes_per_step):
-            yield self.batch(self.numbers[start : start + episodes_per_step])
-
-    def batch(self, numbers: Sequence[int] | np.ndarray) -> EpisodeBatch:
-        """Return the episodes with these numbers, in this order, stacked; they are copies and may be written to."""
-        numbers = np.asarray(numbers, dtype=np.int64)
-        if numbers.ndim != 1 or not len(numbers):
-            raise UserError("a batch needs a list of at least one episode number")
-        if numbers.min() < 0 or numbers.max() >= self.n_episodes:
-            raise IndexError(f"episode numbers {numbers.tolist()} must lie in 0..{self.n_episodes - 1}")
-        blocks = numbers // self.block_size
-        if blocks[0] == blocks[-1] and (blocks == blocks[0]).all():
-            chosen = self._block(int(blocks[0])).rows(numbers % self.block_size)
-            return stack([chosen]) if isinstance(self.sizes, MetaDatasetSizes) else chosen
-        order = np.argsort(blocks, kind="stable")  # visit each block once
-        bounds = np.flatnonzero(np.diff(blocks[order])) + 1
-        groups = np.split(numbers[order], bounds)
-        parts = [self._block(int(group[0]) // self.block_size).rows(group % self.block_size) for group in groups]
-        return stack(parts).rows(np.argsort(order))
-
-    def _runs(self, stop: int) -> Iterator[EpisodeBatch]:
-        """This rank's episodes below `stop`, a block at a time."""
-        for start in range(0, stop, self.block_size):
-            first = (self.rank - start) % self.world_size  # first row of the block that is this rank's
-            last = min(stop - start, self.block_size)
-            if first < last:
-                yield self._block(start // self.block_size).rows(slice(first, last, self.world_size))
 
     def _block(self, block: int) -> EpisodeBatch:
         """Draw a block of consecutive episodes; the last one drawn is kept."""
@@ -140,41 +85,51 @@ class EpisodeSampler:
         # A seed sequence mixes the three numbers; adding them would give (seed 0, epoch 1) the episodes of (1, 0).
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, self.epoch, block])))
         count, n_classes = self.block_size, len(self._class_ids)
-        if isinstance(self.sizes, MetaDatasetSizes):
-            ways = draw_ways(generator, self.sizes, count, n_classes)
-        else:
-            ways = np.full(count, self.sizes.n_way)
+        ways = self.sizes.ways(generator, count, n_classes)
         drawn = draw_distinct(generator, np.full(count, n_classes), ways)  # (E, N) rows of the class tables
         present = np.arange(drawn.shape[1]) < ways[:, None]
         drawn[~present] = 0
-        if isinstance(self.sizes, MetaDatasetSizes):
-            shots, queries = draw_shots(generator, self.sizes, self._class_sizes[drawn], present)
-            queries = np.where(present, queries[:, None], 0)
-        else:
-            shots = np.broadcast_to(np.array(self.sizes.shots), drawn.shape)
-            queries = np.full(drawn.shape, self.sizes.n_query)
+        shots, queries = self.sizes.counts(generator, self._class_sizes[drawn], present)
         picked = drawn[present]  # (M,) one row for each class of each episode
-        positions = draw_distinct(generator, self._class_sizes[picked], (shots + queries)[present])
-        positions += self._class_starts[picked][:, None]
-        items = self._order.take(positions, mode="clip")  # surplus columns may point anywhere: nobody looks at them
-        batch = lay_out(block * count, self._class_ids[drawn], present, items, shots, queries)
+        used = (shots + queries)[present]
+        places = draw_distinct(generator, self._class_sizes[picked], used)
+        extras = self._draw_extras(block, drawn, present, places, used) if self.extras else {}
+        places += self._class_starts[picked][:, None]
+        items = self._order.take(places, mode="clip")  # surplus columns may point anywhere: nobody looks at them
+        batch = lay_out(block * count, self._class_ids[drawn], present, items, shots, queries, **extras)
         for array in vars(batch).values():
             array.setflags(write=False)  # episodes handed out are views: nobody may change the cached block
         return batch
 
+    def _draw_extras(
+        self, block: int, drawn: np.ndarray, present: np.ndarray, places: np.ndarray, used: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Draw the extras of a block from streams of their own, see `draw_extras`."""
+        root = np.random.SeedSequence([self.seed, self.epoch, block])  # its children are no sampler's own stream
+        streams = [np.random.Generator(np.random.PCG64(child)) for child in root.spawn(3)]
+        classes = ClassTable(self._order, self._class_sizes, self._class_starts)
+        return draw_extras(streams, self.extras, classes, drawn, present, places, used)
+
 
 def lay_out(
-    first: int, classes: np.ndarray, present: np.ndarray, items: np.ndarray, shots: np.ndarray, queries: np.ndarray
+    first: int,
+    classes: np.ndarray,
+    present: np.ndarray,
+    items: np.ndarray,
+    shots: np.ndarray,
+    queries: np.ndarray,
+    **extras: np.ndarray,
 ) -> EpisodeBatch:
     """Split drawn items into support and query, class-major.
 
     classes, present, shots, queries: (E, N) the episodes' classes, which are there, and how many items each gives.
     items: (M, W) drawn items of each present class, the first `shots` of which are support and the next query.
+    extras: further arrays of the batch.
     """
     support, support_labels = pack(items, np.zeros_like(shots), shots, present)
     query, query_labels = pack(items, shots, queries, present)
     numbers = np.arange(first, first + len(classes))
-    return EpisodeBatch(numbers, np.where(present, classes, -1), support, support_labels, query, query_labels)
+    return EpisodeBatch(numbers, np.where(present, classes, -1), support, support_labels, query, query_labels, **extras)
 
 
 def pack(items: np.ndarray, skip: np.ndarray, take: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -221,10 +176,11 @@ def group_by_class(labels: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.n
 def eligible_classes(
     found: np.ndarray,
     counts: np.ndarray,
-    sizes: FixedSizes | MetaDatasetSizes,
+    sizes: FixedSizes | MetaDatasetSizes | ImbalancedSizes,
     classes: Sequence[int] | None = None,
     drop_small: bool = False,
     class_names: Sequence[str] | None = None,
+    extras: Extras | None = None,
 ) -> np.ndarray:
     """Return (K,) which classes may be drawn, or raise a `UserError` that names every class that is too small."""
     asked = np.ones(len(found), dtype=bool)
@@ -233,20 +189,25 @@ def eligible_classes(
         if unknown:
             raise UserError(f"classes {unknown} hold no items; the labels run over {found.min()}..{found.max()}")
         asked = np.isin(found, np.asarray(classes))
-    need = sizes.items_per_class
+    extras, what = extras or Extras(), f"{sizes} and {extras}" if extras else f"{sizes}"
+    # any class may play any part; what a variable episode leaves of a class cannot be promised
+    promised = 0 if isinstance(sizes, MetaDatasetSizes) else extras.unlabelled
+    need = max(sizes.items_per_class + promised, extras.unknown_queries, extras.distractors)
     small = asked & (counts < need)
     listed = ", ".join(
         f"{class_name(int(c), class_names)} has {n}" for c, n in zip(found[small], counts[small], strict=True)
     )
     if small.any() and not drop_small:
         raise UserError(
-            f"{sizes} need {need} items in every class, but {listed}: "
-            f"ask for fewer shots or queries, or pass drop_small=True to leave these classes out"
+            f"{what} need {need} items in every class, but {listed}: "
+            f"ask for fewer of them, or pass drop_small=True to leave these classes out"
         )
     eligible = asked & ~small
-    if eligible.sum() < sizes.n_way:
-        dropped = f" after dropping the classes with fewer than {need} items ({listed})" if small.any() else ""
-        raise UserError(f"{sizes} need {sizes.n_way} classes, but there are {eligible.sum()}{dropped}: lower n_way")
+    dropped = f" after dropping the classes with fewer than {need} items ({listed})" if small.any() else ""
+    available = int(eligible.sum())
+    if available < sizes.n_way:
+        raise UserError(f"{what} need {sizes.n_way} classes, but there are {available}{dropped}: lower n_way")
+    check_extras(extras, sizes.most_ways(available), available, isinstance(sizes, MetaDatasetSizes), what, dropped)
     return eligible
 
 
