@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import io
-import json
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from episodes.loaders import Pictures
 from episodes.metrics import mean_and_interval
-from episodes.run import write_json
 from fewshot.card import Loaded, load_encoder
 from fewshot.methods import METHODS, create_head
 from tools import session
-from tools.config import Compare, Evaluate, MetaTrain, Pretrain, SelfDistill
-from tools.groups import Data, Episodes, Model
+from tools.config import Compare, Evaluate
+from tools.grid.stage import run_stage, sentence
+from tools.grid.training import POOL_TITLES, adapt_options, base_of, model_options, pretrain_options, with_shots
+from tools.groups import Data
 from tools.limits import check_numbers
 from tools.meta_train import meta_train
 from tools.pretrain import pretrain
@@ -59,13 +55,6 @@ def data_options(config: Compare) -> Data:
     return Data(config.train, config.val, config.size, config.augment, config.in_memory)
 
 
-def model_options(config: Compare, method: str) -> Model:
-    """Return the model options of a method; first-order models train without dropout, as published."""
-    dropout = config.dropout if METHODS[method].pool == "bdc" else 0.0
-    options = dict(config.backbone_options)
-    return Model(method, config.backbone, options, config.reduce_dim, dropout=dropout, head=config.head.get(method, {}))
-
-
 def check(config: Compare) -> dict[str, Pictures]:
     """Open every data set and build every sampler before any training; returns the test pictures."""
     check_numbers(config)
@@ -75,9 +64,9 @@ def check(config: Compare) -> dict[str, Pictures]:
     _, encoder = session.new_model(model_options(config, config.methods[0]), config.size)
     train, val = session.open_pictures(data_options(config), encoder.backbone, config.size)
     for k in config.k_shot:
-        session.make_sampler(train, _with_shots(config, config.meta_episodes, k), 0)
+        session.make_sampler(train, with_shots(config, config.meta_episodes, k), 0)
         if val is not None:
-            session.make_sampler(val, _with_shots(config, config.validation, k), 0)
+            session.make_sampler(val, with_shots(config, config.validation, k), 0)
     data, backbone = Data(in_memory=config.in_memory), encoder.backbone
     tests = {
         name: Pictures(session.open_set(spec, data, config.size), config.size, backbone.mean, backbone.std)
@@ -87,10 +76,6 @@ def check(config: Compare) -> dict[str, Pictures]:
         for k in config.k_shot:
             episode_samplers(_test_options(config, 0), pictures, k)
     return tests
-
-
-def _with_shots(config: Compare, episodes: Episodes, k_shot: int) -> Episodes:
-    return Episodes(config.n_way, k_shot, episodes.n_query, episodes.episodes, episodes.drop_small)
 
 
 def _test_options(config: Compare, seed: int) -> Evaluate:
@@ -104,76 +89,41 @@ def _test_options(config: Compare, seed: int) -> Evaluate:
     )  # fmt: skip
 
 
-def base_of(method: str) -> str:
-    """Return which pre-training a method starts from: methods on whole maps share that of average pooling."""
-    return "bdc" if METHODS[method].pool == "bdc" else "gap"
-
-
 def stage(folder: Path, title: str, options, job: Callable, found: Comparison, say: Callable[[str], None]) -> Path:
     """Run one training stage unless its folder says that it is done, from the same weights; returns its weights."""
-    done = folder / "done.json"
-    wanted, base = json.loads(json.dumps(asdict(options))), _fingerprint(getattr(options, "checkpoint", None))
-    old = json.loads(done.read_text()) if done.is_file() else {}
-    same = old.get("options") == wanted and old.get("base") == base
-    if not (same and "metrics" in old):
+
+    def start(options) -> dict:
         say(f"  {title} ...")
-        started = time.perf_counter()
-        options.resume = same and any(folder.rglob("last.ckpt"))  # killed on the way
-        options.overwrite = not options.resume
-        write_json(done, {"options": wanted, "base": base})
-        with contextlib.redirect_stdout(io.StringIO()):
-            metrics = job(options)
-        seconds = time.perf_counter() - started
-        write_json(done, {"options": wanted, "base": base, "metrics": metrics, "seconds": seconds})
-    content = json.loads(done.read_text())
-    weights = Path(content["metrics"]["weights"])
-    history = [json.loads(line) for line in (weights.parent / "log.jsonl").read_text().splitlines()]
-    found.curves[title], found.seconds[title] = history, content["seconds"]
-    last = history[-1]
-    validated = f", validation {100 * last['val_accuracy']:.1f} %" if "val_accuracy" in last else ""
-    say(f"  {title}: loss {last['loss']:.3f}{validated} ({content['seconds']:.0f} s)")
-    return weights
+        return job(options)
 
-
-def _fingerprint(weights: str | None) -> str | None:
-    """Return the hash of a weights file: its name alone does not say whether it was trained anew."""
-    return hashlib.sha256(Path(weights).read_bytes()).hexdigest() if weights else None
+    done = run_stage(folder, options, start)
+    found.curves[title], found.seconds[title] = done.history, done.seconds
+    say(f"  {title}: {sentence(done)}")
+    return done.weights
 
 
 def train_all(config: Compare, seed: int, found: Comparison, say) -> dict[tuple[str, int], Path]:
     """Train every method for one seed; returns (method, shot) -> weights."""
-    root, weights, common = Path(config.run) / f"seed{seed}", {}, {"seed": seed, "machine": config.machine}
-    data, mark = data_options(config), f", seed {seed}" if len(config.seeds) > 1 else ""
+    root, weights, data = Path(config.run) / f"seed{seed}", {}, data_options(config)
+    mark = f", seed {seed}" if len(config.seeds) > 1 else ""
     bases: dict[str, Path] = {}
     for method in config.methods:
         pool = base_of(method)
         if pool not in bases:
             folder = root / f"pretrain_{pool}"
-            options = Pretrain(str(folder), data=data, model=model_options(config, method), optim=config.pretrain,
-                               validation=config.validation, **common)  # fmt: skip
-            title = "pre-training, " + {"gap": "average pooling", "bdc": "BDC"}[pool]
-            bases[pool] = stage(folder, title + mark, options, pretrain, found, say)
+            options = pretrain_options(config, str(folder), data, method, seed, config.machine)
+            bases[pool] = stage(folder, f"pre-training, {POOL_TITLES[pool]}{mark}", options, pretrain, found, say)
     for method in config.methods:
-        base, title = bases[base_of(method)], METHODS[method].title
+        base, title = str(bases[base_of(method)]), METHODS[method].title
         for k in config.k_shot:
-            folder = root / (f"{method}_{k}shot" if METHODS[method].episodic else f"{method}_distill")
-            if METHODS[method].episodic:
-                options = MetaTrain(
-                    str(folder), str(base), method, data=data, model=model_options(config, method), optim=config.meta,
-                    episodes=_with_shots(config, config.meta_episodes, k),
-                    validation=_with_shots(config, config.validation, k), **common,
-                )  # fmt: skip
-                weights[method, k] = stage(folder, f"{title}, {k}-shot episodes{mark}", options, meta_train, found, say)
-            elif config.generations:
-                options = SelfDistill(
-                    str(folder), str(base), config.generations, data=data, model=model_options(config, method),
-                    optim=config.pretrain, validation=config.validation, **common,
-                )  # fmt: skip
-                weights[method, k] = stage(
-                    folder, f"{title}, self-distillation{mark}", options, self_distill, found, say
-                )
-            else:
-                weights[method, k] = base
+            episodic = METHODS[method].episodic
+            folder = root / (f"{method}_{k}shot" if episodic else f"{method}_distill")
+            options = adapt_options(config, str(folder), base, data, method, k, seed, config.machine)
+            if options is None:
+                weights[method, k] = Path(base)
+                continue
+            what, job = (f"{k}-shot episodes", meta_train) if episodic else ("self-distillation", self_distill)
+            weights[method, k] = stage(folder, f"{title}, {what}{mark}", options, job, found, say)
     return weights
 
 

@@ -21,6 +21,7 @@ def test_a_stage_is_repeated_when_the_weights_it_starts_from_have_changed(tmp_pa
         folder.mkdir(exist_ok=True)
         write_text(folder / "log.jsonl", '{"loss": 1.0}\n')
         (folder / "last.ckpt").touch()
+        (folder / "best.safetensors").touch()
         return {"weights": str(folder / "best.safetensors")}
 
     def run() -> Path:

@@ -33,7 +33,8 @@ def plot_heatmap(found: Found, path: str | Path | None = None) -> Figure:
     high = 0.42 * len(sources) + (0.95 if turned else 0.6)
     figure = look.new_figure(1.3 + wide * len(titles), 0.5 + high * len(columns), "Accuracy, %")
     grid = figure.subplots(len(columns), len(titles), squeeze=False)
-    for row, column in zip(grid, columns, strict=True):
+    for number, (row, column) in enumerate(zip(grid, columns, strict=True)):
+        top_row, bottom_row = number == 0, number == len(columns) - 1
         values = np.full((len(titles), len(sources), len(targets)), np.nan)
         for m, method in enumerate(titles):
             for i, source in enumerate(sources):
@@ -42,10 +43,10 @@ def plot_heatmap(found: Found, path: str | Path | None = None) -> Figure:
                     values[m, i, j] = np.nan if pooled is None else 100 * pooled.mean()
         low, top = (np.nanmin(values), np.nanmax(values)) if np.isfinite(values).any() else (0, 100)
         for m, (axes, title) in enumerate(zip(row, titles.values(), strict=True)):
-            look.style_axes(axes, title if row is grid[0] else "", grid="")
+            look.style_axes(axes, title if top_row else "", grid="")
             axes.imshow(np.ma.masked_invalid(values[m]), cmap=SHADES, vmin=low, vmax=max(top, low + 1), aspect="auto")
             _numbers(axes, values[m], low, top)
-            axes.set_xticks(range(len(targets)), [look.cut(name, 16) for name in targets] if row is grid[-1] else [],
+            axes.set_xticks(range(len(targets)), [look.cut(name, 16) for name in targets] if bottom_row else [],
                             fontfamily=look.FONTS, **({"rotation": 40, "ha": "right"} if turned else {}))  # fmt: skip
             axes.set_yticks(range(len(sources)), [look.cut(name, 16) for name in sources] if m == 0 else [],
                             fontfamily=look.FONTS)  # fmt: skip

@@ -33,7 +33,8 @@ class Journal:
         self.done += 1
         self.fresh += outcome.fresh
         seconds = time.perf_counter() - self.started
-        words = f"failed: {outcome.reason}" if outcome.reason else outcome.said
+        reason = (outcome.reason or "").partition(", which failed:")[0]  # told where it happened
+        words = f"failed: {reason}" if reason else outcome.said
         left = ""
         if self.fresh and self.done < self.total:
             left = f" [{seconds:.0f} s, about {seconds / self.done * (self.total - self.done):.0f} s left]"
