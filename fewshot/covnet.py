@@ -31,19 +31,11 @@ class CovNet(nn.Module):
 
     def forward(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int | None = None) -> Tensor:
         """(E, S, C, H, W), (E, S), (E, Q, C, H, W) -> logits (E, Q, K); -inf for a class without support."""
-        return self._scores(support, support_labels, query, n_way)
-
-    def ranking(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int | None = None) -> Tensor:
-        """Return scores (E, Q, K) in the order of the logits of each query, for less: see `squared_distances`."""
-        return self._scores(support, support_labels, query, n_way, whole=False)
-
-    def _scores(self, support, support_labels, query, n_way, whole: bool = True) -> Tensor:
         n_way = check_episodes(support, support_labels, query, n_way)
         support, query = at_least_float32(support, query)
         with torch.autocast(support.device.type, enabled=False):
             prototypes, counts = class_means(second_moment_root(support, self.eps), support_labels, n_way)
-            distances = squared_distances(second_moment_root(query, self.eps), prototypes, whole=whole)
-            return mask_absent(-distances, counts)
+            return mask_absent(-squared_distances(second_moment_root(query, self.eps), prototypes), counts)
 
     def extra_repr(self) -> str:
         return f"eps={self.eps}"

@@ -13,6 +13,7 @@ from fewshot.prototypes import (
     class_means,
     inner_products,
     mask_absent,
+    nearness,
     squared_distances,
 )
 
@@ -60,13 +61,13 @@ class MetaDeepBDC(nn.Module):
 
     def forward(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int | None = None) -> Tensor:
         """(E, S, D), (E, S), (E, Q, D) -> logits (E, Q, K); -inf for a class without support."""
-        return self._scores(support, support_labels, query, n_way)
+        return self._scores(support, support_labels, query, n_way, lambda u, p, counts: -squared_distances(u, p))
 
     def ranking(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int | None = None) -> Tensor:
-        """Return scores (E, Q, K) in the order of the logits of each query, for less: see `squared_distances`."""
-        return self._scores(support, support_labels, query, n_way, whole=False)
+        """Return scores (E, Q, K) in the order of the logits of each query, for less: see `nearness`."""
+        return self._scores(support, support_labels, query, n_way, nearness)
 
-    def _scores(self, support, support_labels, query, n_way, whole: bool = True) -> Tensor:
+    def _scores(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int | None, squared) -> Tensor:
         n_way = check_episodes(support, support_labels, query, n_way)
         support, query = at_least_float32(support, query)
         with torch.autocast(support.device.type, enabled=False):
@@ -74,15 +75,15 @@ class MetaDeepBDC(nn.Module):
             if self.exact_trace:
                 root = trace_weights(query.shape[-1], query).sqrt()
                 prototypes, query = prototypes * root, query * root
-            return mask_absent(self._similarity(query, prototypes, counts, whole), counts)
+            return mask_absent(self._similarity(query, prototypes, counts, squared), counts)
 
-    def _similarity(self, query: Tensor, prototypes: Tensor, counts: Tensor, whole: bool) -> Tensor:
+    def _similarity(self, query: Tensor, prototypes: Tensor, counts: Tensor, squared) -> Tensor:
         one_shot = counts.amax(-1) <= 1  # per episode, so that batching episodes changes nothing
         traced = torch.compiler.is_compiling()  # an exported program can't look at the counts: it does both
         inner = self.similarity == "inner" or (self.similarity == "auto" and not traced and bool(one_shot.all()))
         if inner:
             return inner_products(query, prototypes)
-        scores = -squared_distances(query, prototypes, whole=whole)
+        scores = squared(query, prototypes, counts)
         if self.similarity == "auto" and (traced or bool(one_shot.any())):
             scores = torch.where(one_shot[:, None, None], inner_products(query, prototypes), scores)
         return scores

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fewshot.prototypes import at_least_float32, check_episodes, class_means, mask_absent, squared_distances
+from fewshot.prototypes import at_least_float32, check_episodes, class_means, mask_absent, nearness, squared_distances
 
 DISTANCES = ("squared_euclidean", "euclidean")
 
@@ -28,23 +28,22 @@ class ProtoNet(nn.Module):
 
     def forward(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int | None = None) -> Tensor:
         """(E, S, D), (E, S), (E, Q, D) -> logits (E, Q, K); -inf for a class without support."""
-        distances, counts = self._distances(support, support_labels, query, n_way)
-        if self.distance == "euclidean":
-            # rounding can leave a distance of zero slightly negative, which the root must not see
-            distances = (distances.clamp(min=0) + self.eps).sqrt()
-        return mask_absent(-distances, counts)
-
-    def ranking(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int | None = None) -> Tensor:
-        """Return scores (E, Q, K) in the order of the logits of each query, for less: see `squared_distances`."""
-        distances, counts = self._distances(support, support_labels, query, n_way, whole=False)
-        return mask_absent(-distances, counts)
-
-    def _distances(self, support, support_labels, query, n_way, whole: bool = True) -> tuple[Tensor, Tensor]:
         n_way = check_episodes(support, support_labels, query, n_way)
         support, query = at_least_float32(support, query)
         with torch.autocast(support.device.type, enabled=False):
             prototypes, counts = class_means(support, support_labels, n_way)
-            return squared_distances(query, prototypes, whole=whole), counts
+            distances = squared_distances(query, prototypes)
+            if self.distance == "euclidean":
+                # rounding can leave a distance of zero slightly negative, which the root must not see
+                distances = (distances.clamp(min=0) + self.eps).sqrt()
+            return mask_absent(-distances, counts)
+
+    def ranking(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int | None = None) -> Tensor:
+        """Return scores (E, Q, K) in the order of the logits of each query, for less: see `nearness`."""
+        n_way = check_episodes(support, support_labels, query, n_way)
+        support, query = at_least_float32(support, query)
+        with torch.autocast(support.device.type, enabled=False):
+            return nearness(query, *class_means(support, support_labels, n_way))
 
     def extra_repr(self) -> str:
         return f"distance='{self.distance}'"

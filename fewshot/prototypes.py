@@ -110,7 +110,7 @@ def mask_absent(logits: Tensor, counts: Tensor) -> Tensor:
     return logits.masked_fill((counts == 0).unsqueeze(1), float("-inf"))
 
 
-def squared_distances(query: Tensor, prototypes: Tensor, most_common: float = 16.0, whole: bool = True) -> Tensor:
+def squared_distances(query: Tensor, prototypes: Tensor, most_common: float = 16.0) -> Tensor:
     """Return the squared Euclidean distances (E, Q, K) between query (E, Q, D) and prototypes (E, K, D).
 
     Uses |u|^2 + |p|^2 - 2 u.p, so nothing of size Q*K*D exists. Second-order features share a large common part, with
@@ -119,25 +119,40 @@ def squared_distances(query: Tensor, prototypes: Tensor, most_common: float = 16
     no gradient.
     most_common: how often the squared length of the mean prototype may hold the spread of the prototypes around it
         before they are moved. Below 16 the cancellation costs a digit at most, and the copy of the queries is saved.
-    whole: False leaves out |u|^2, which is the same for all classes: enough to order them, and one reading of the
-        queries less.
     """
-    centre = prototypes.mean(1, keepdim=True).detach()
-    norms, common = _squared_norm(prototypes), _squared_norm(centre)
-    spread = norms.detach().mean(1, keepdim=True) - common  # noise, or below zero, where the common part is huge
+    query, prototypes, norms = _near_zero(query, prototypes, most_common)
+    norms = _squared_norm(query).unsqueeze(1) + norms.unsqueeze(2)
+    return torch.baddbmm(norms, prototypes, query.transpose(1, 2), alpha=-2).transpose(1, 2)
+
+
+def nearness(query: Tensor, prototypes: Tensor, counts: Tensor, most_common: float = 16.0) -> Tensor:
+    """Return 2 u.p - |p|^2 (E, Q, K), the order of minus the squared distances; -inf where counts (E, K) are 0.
+
+    |u|^2 is the same for all classes, and leaving it out saves a reading of the queries: for tests, which ask for the
+    nearest prototype alone. most_common: see `squared_distances`.
+    """
+    query, prototypes, norms = _near_zero(query, prototypes, most_common)
+    norms = norms.masked_fill(counts == 0, float("inf")).unsqueeze(2)
+    return torch.baddbmm(norms, prototypes, query.transpose(1, 2), beta=-1, alpha=2).transpose(1, 2)
+
+
+def _near_zero(query: Tensor, prototypes: Tensor, most_common: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Move both sides by the mean prototype where it is long; returns them and the squared norms of the prototypes."""
+    gram = prototypes @ prototypes.transpose(1, 2)
+    norms = gram.diagonal(dim1=1, dim2=2)
+    common = gram.detach().mean((1, 2))  # the squared length of the mean prototype
+    spread = norms.detach().mean(1) - common  # noise, or below zero, where the common part is huge
     if torch.compiler.is_compiling() or not bool((common < most_common * spread).all()):
+        centre = prototypes.detach().mean(1, keepdim=True)
         query, prototypes = query - centre, prototypes - centre
         norms = _squared_norm(prototypes)
-    norms = norms.unsqueeze(2)
-    if whole:
-        norms = _squared_norm(query).unsqueeze(1) + norms
-    return torch.baddbmm(norms, prototypes, query.transpose(1, 2), alpha=-2).transpose(1, 2)
+    return query, prototypes, norms
 
 
 def inner_products(query: Tensor, prototypes: Tensor) -> Tensor:
     """Return the inner products (E, Q, K) of query (E, Q, D) and prototypes (E, K, D).
 
-    (K, D) x (D, Q) is computed up to twice as fast as (Q, D) x (D, K), here and in `squared_distances`.
+    (K, D) x (D, Q) is computed up to twice as fast as (Q, D) x (D, K), here and for the distances.
     """
     return (prototypes @ query.transpose(1, 2)).transpose(1, 2)
 
