@@ -22,6 +22,7 @@ from episodes.sources.loose import UNLABELLED, find_pictures
 from episodes.transforms import MEAN, STD
 from fewshot.card import Loaded, load_encoder
 from fewshot.fitted import fit_head
+from fewshot.maml import as_they_are, with_encoder
 from fewshot.methods import create_head, find_method
 
 # What pictures can be given as: a data set, a folder, or a sequence of files, PIL images or one uint8 tensor.
@@ -220,12 +221,13 @@ def classifier_of(
     encode: runs the encoder on images, for instance under autocast.
     """
     method = loaded.architecture.method
-    find_method(method)
+    adapts = find_method(method).adapts
     options = {**loaded.head_options(), **(options or {})}
     encoder = loaded.encoder.requires_grad_(False).eval().to(device)
 
     def head(k_shot: int) -> nn.Module:
-        return loaded.load_head(create_head(method, k_shot, encoder.out_dim, **options))
+        return with_encoder(loaded.load_head(create_head(method, k_shot, encoder.out_dim, **options)), encoder)
 
     backbone, size = encoder.backbone, loaded.architecture.size
-    return FewShotClassifier(partial(encode, encoder), head, size, backbone.mean, backbone.std, device, **settings)
+    features = as_they_are if adapts else partial(encode, encoder)
+    return FewShotClassifier(features, head, size, backbone.mean, backbone.std, device, **settings)

@@ -69,6 +69,7 @@ class EpisodeModel(nn.Module):
 
     All images of a step, support and query of every episode in it, pass the encoder as *one* batch, so that in train
     mode batch norm mixes them, as in the published training.
+    A head that adapts the network (`fewshot.maml`) gets the images instead, episode by episode.
     State dict: `backbone.*`, `pool.*`, and `head.*` where the head learns.
     """
 
@@ -96,6 +97,9 @@ class EpisodeModel(nn.Module):
         Returns logits (E, Q, K).
         """
         shots = support_labels.shape[1]
+        if getattr(self.head, "adapts", False):  # the network passes its images anew after every inner step
+            encoder, support, query = Encoder(self.backbone, self.pool), images[:, :shots], images[:, shots:]
+            return self.head(encoder, support, support_labels, query, n_way=n_way, query_mask=query_mask)
         features = self.features(images.flatten(0, 1)).unflatten(0, images.shape[:2])
         extra = {"query_mask": query_mask} if getattr(self.head, "transductive", False) else {}
         return self.head(features[:, :shots], support_labels, features[:, shots:], n_way=n_way, **extra)

@@ -193,3 +193,20 @@ class AdaptingHead(nn.Module):
         """(E, S, 3, H, W), (E, S), (E, Q, 3, H, W) -> logits (E, Q, K)."""
         with self.context():
             return self.head(self.encoder, support, support_labels, query, n_way, query_mask)
+
+
+def with_encoder(
+    head: nn.Module,
+    encoder: nn.Module,
+    context: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+) -> nn.Module:
+    """Return what scores episodes: a head as it is, and one that adapts the network with its encoder.
+
+    The latter has the attribute `adapts` and takes images for features: encode by `as_they_are`.
+    """
+    return AdaptingHead(encoder, head, context) if getattr(head, "adapts", False) else head
+
+
+def as_they_are(images: Tensor) -> Tensor:
+    """Return the images: the "features" of a head that adapts the network."""
+    return images

@@ -10,6 +10,7 @@ from torch import nn
 from backbones import UserError, create_backbone
 from backbones.errors import nearest
 from fewshot.adm import ADM
+from fewshot.anil import ANIL
 from fewshot.baseline import Baseline
 from fewshot.baseline_pp import BaselinePP
 from fewshot.bd_cspn import BDCSPN
@@ -19,6 +20,7 @@ from fewshot.deepemd import DeepEMD
 from fewshot.encoder import Encoder
 from fewshot.frn import FRN
 from fewshot.good_embed import GoodEmbed
+from fewshot.maml import MAML
 from fewshot.matching_net import MatchingNet
 from fewshot.meta_baseline import MetaBaseline
 from fewshot.meta_deepbdc import MetaDeepBDC
@@ -43,6 +45,7 @@ class Method:
     sized: the head has weights of the size of a feature, its option `in_channels`; see `create_head`.
     transductive: the head looks at all queries of an episode at once, so that its results are not comparable with the
         others'; its title says so in every table. See `fewshot.transductive`.
+    adapts: the whole network adapts to an episode, so that the head takes images and the encoder; see `fewshot.maml`.
     """
 
     title: str
@@ -52,6 +55,7 @@ class Method:
     validation_head: Callable[..., nn.Module]
     sized: bool = False
     transductive: bool = False
+    adapts: bool = False
 
 
 def _penalty(k_shot: int) -> float:
@@ -65,6 +69,14 @@ def _plain(head: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
 
 def _logistic(head: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     return lambda k_shot, **options: head(**{"C": _penalty(k_shot), **options})
+
+
+def _maml(k_shot: int, bn: str = "support", **options) -> nn.Module:
+    if bn == "transductive":
+        raise UserError(
+            "bn='transductive' asks all queries at once: name the method maml_transductive, whose title says so"
+        )
+    return MAML(bn=bn, **options)
 
 
 _proto = _plain(ProtoNet)
@@ -82,6 +94,20 @@ METHODS: dict[str, Method] = {
     "covamnet": Method("CovaMNet", "map", _plain(CovaMNet), True, _plain(CovNet)),
     "matching_net": Method("MatchingNet", "gap", _plain(MatchingNet), True, _proto, sized=True),
     "relation_net": Method("RelationNet", "map", _plain(RelationNet), True, _plain(CovNet), sized=True),
+    "maml": Method("MAML", "gap", _maml, True, _proto, sized=True, adapts=True),
+    "maml_bdc": Method("MAML on BDC", "bdc", _maml, True, MetaDeepBDC, sized=True, adapts=True),
+    "maml_transductive": Method(
+        "MAML (transductive)",
+        "gap",
+        lambda k_shot, **options: MAML(bn="transductive", **options),
+        True,
+        _proto,
+        sized=True,
+        transductive=True,
+        adapts=True,
+    ),
+    "anil": Method("ANIL", "gap", _plain(ANIL), True, _proto, sized=True),
+    "anil_bdc": Method("ANIL on BDC", "bdc", _plain(ANIL), True, MetaDeepBDC, sized=True),
     "simpleshot": Method("SimpleShot", "gap", _plain(SimpleShot), False, _proto),
     "baseline": Method("Baseline", "gap", _plain(Baseline), False, _proto),
     "baseline_pp": Method("Baseline++", "gap", _plain(BaselinePP), False, _proto),

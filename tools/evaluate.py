@@ -15,6 +15,7 @@ def evaluate(config: Evaluate) -> dict:
 
     from episodes.fingerprint import weights_key
     from episodes.loaders import Pictures
+    from fewshot.maml import with_encoder
     from fewshot.methods import create_head
     from tools import session
     from tools.scoring import episode_samplers, score_set
@@ -28,6 +29,7 @@ def evaluate(config: Evaluate) -> dict:
     heads = {k: loaded.load_head(create_head(method, k, loaded.encoder.out_dim, **options)) for k in config.k_shot}
     session.lay_out(loaded.encoder, config.machine)
     encoder = fabric.to_device(loaded.encoder.requires_grad_(False).eval())
+    heads = {k: with_encoder(head, encoder, fabric.autocast) for k, head in heads.items()}
 
     def encode(images: torch.Tensor) -> torch.Tensor:
         with fabric.autocast():

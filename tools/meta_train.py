@@ -29,6 +29,8 @@ def meta_train(config: MetaTrain) -> dict:
     shots = config.episodes.k_shot
     head = create_head(method, shots, loaded.encoder.out_dim, **config.model.head)
     model = EpisodeModel(loaded.encoder, loaded.load_head(head))
+    if config.model.frozen and find_method(method).adapts:
+        raise UserError(f"{METHODS[method].title} adapts the backbone, which model.frozen forbids: use anil")
     if config.model.frozen:
         freeze(model.backbone)
     train, val = session.open_pictures(config.data, loaded.encoder.backbone, loaded.architecture.size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from episodes.features import FeatureStore, open_features
 from episodes.loaders import Pictures
 from episodes.metrics import mean_and_interval
 from episodes.sampler import EpisodeSampler
+from fewshot.maml import as_they_are
 from tools.config import Evaluate
 from tools.table import Cell, EpisodePicture
 
@@ -86,11 +87,15 @@ def score_set(
 ) -> tuple[list[Score], Features | None]:
     """Score one data set at every shot; features are computed once for all shots and repeats.
 
-    heads: shot -> head. features: of all pictures, when they are at hand already.
+    heads: shot -> head; one that adapts the network comes with its encoder (`fewshot.maml.with_encoder`).
+    features: of all pictures, when they are at hand already.
     weights: key of the encoder's weights (see `episodes.fingerprint.weights_key`), for features on disk.
     Returns the scores and the features (None when `config.cache` is none).
     """
     samplers = {k: episode_samplers(config, pictures, k) for k in heads}
+    given, adapting = features, any(getattr(head, "adapts", False) for head in heads.values())
+    if adapting:  # the network changes with every episode: there are no features to keep
+        encode, features, config = as_they_are, None, replace(config, cache="none")
     scores, seconds = [], 0.0
     if config.cache != "none" and features is None:
         features, seconds = timed_features(name, config, encode, pictures, device, show, weights)
@@ -105,7 +110,7 @@ def score_set(
                 parts.append(evaluate_features(head, features, sampler, n_classes, show=show, device=device))
         parts[0].feature_seconds = seconds if not scores else 0.0  # counted where they were computed
         scores.append(Score(name, k, parts))
-    return scores, features
+    return scores, given if adapting else features
 
 
 def timed_features(

@@ -104,6 +104,7 @@ class _Bench:
 
     def score(self, entry: Mapping[str, Any]):
         """Score one cell."""
+        from fewshot.maml import with_encoder
         from fewshot.methods import create_head
         from tools.scoring import score_set
 
@@ -111,8 +112,9 @@ class _Bench:
         options.features = str(self.folder)
         k = options.k_shot[0]
         head = create_head(method, k, self.loaded.encoder.out_dim, **entry["head"])
+        head = with_encoder(self.loaded.load_head(head), self.encoder, self.fabric.autocast)
         scores, self.features = score_set(
-            entry["cell"]["target"], options, self.encode, {k: self.loaded.load_head(head)}, self.pictures,
+            entry["cell"]["target"], options, self.encode, {k: head}, self.pictures,
             self.fabric.device, show=False, features=self.features, weights=self.weights,
         )  # fmt: skip
         return scores[0]
