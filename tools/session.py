@@ -25,6 +25,8 @@ from episodes.seeds import INIT, derive
 from episodes.sources.folder import read_file
 from episodes.transforms import resize_for
 from fewshot.card import Architecture, Loaded, design, load_encoder
+from fewshot.encoder import Encoder
+from fewshot.maml import as_they_are, with_encoder
 from fewshot.methods import find_method
 from tools.groups import Data, Episodes, Machine, Model, Optim
 from tools.limits import check_numbers
@@ -149,8 +151,9 @@ def make_validator(
             with fabric.autocast():
                 return model.features(images)
 
-        own = getattr(model, "head", head)
-        result = evaluate(encode, own, pictures, sampler, fabric.device, show=fabric.is_global_zero)
+        own = with_encoder(getattr(model, "head", head), Encoder(model.backbone, model.pool), fabric.autocast)
+        represent = as_they_are if getattr(own, "adapts", False) else encode
+        result = evaluate(represent, own, pictures, sampler, fabric.device, show=fabric.is_global_zero)
         return {"val_accuracy": result.mean, "val_interval": result.interval}
 
     return validate
