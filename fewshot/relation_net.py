@@ -66,7 +66,8 @@ class RelationNet(nn.Module):
             class_part = _convolve(class_maps, class_weight, self.compare.bias)
             query_part = _convolve(query, query_weight, None)
             block = len(query)
-            if not self.training:  # batch norm in train mode needs all pairs at once
+            # batch norm in train mode needs all pairs at once, and an exported program works on one episode
+            if not self.training and not torch.compiler.is_compiling():
                 block = max(1, PAIR_NUMBERS // max(query_part[0].numel() * n_way, 1))
             parts = zip(query_part.split(block), class_part.split(block), strict=True)
             return mask_absent(torch.cat([self._score(q, c) for q, c in parts]), counts)
