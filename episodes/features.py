@@ -67,6 +67,13 @@ class FeatureStore:
             rows[...] = np.take(self._rows, flat, axis=0, mode="clip")
         return out
 
+    def mean(self, rows: int = 1024) -> Tensor:
+        """Return the mean row (...), float32, added up in float64; `rows` of them are in memory at a time."""
+        total = np.zeros(self.shape[1:])
+        for start in range(0, len(self), rows):
+            total += self._rows[start : start + rows].sum(0, dtype=np.float64)
+        return torch.from_numpy((total / len(self)).astype(np.float32))
+
     def tensor(self) -> Tensor:
         """Return all features in memory, float32 (N, ...)."""
         return torch.from_numpy(self._rows.astype(np.float32))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot.prototypes import PADDING, at_least_float32, check_episodes, class_means, mask_absent
-from fewshot.transport import exact_transport, sinkhorn
+from fewshot.transport import exact_solver_name, exact_transport, sinkhorn
 
 SOLVERS = ("exact", "sinkhorn")
 NORMS = ("center", "none")
@@ -107,6 +107,13 @@ class DeepEMD(nn.Module):
     def chosen_solver(self) -> str:
         """The solver of the queries' plans in the present mode."""
         return self.solver if self.solver != "auto" else "sinkhorn" if self.training else "exact"
+
+    @property
+    def note(self) -> str:
+        """Which optimal transport scores the queries in the present mode, for logs and tables."""
+        if self.chosen_solver == "exact":
+            return f"optimal transport solved exactly, by {exact_solver_name()}"
+        return f"entropic optimal transport, {self.iterations} Sinkhorn iterations at {self.regularisation:g}"
 
     def class_maps(self, support: Tensor, support_labels: Tensor, n_way: int) -> tuple[Tensor, Tensor]:
         """Return the map of every class (E, K, M, C) that queries are compared with, and the support counts (E, K).

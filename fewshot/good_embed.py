@@ -56,6 +56,13 @@ class GoodEmbed(nn.Module):
         logits = normalise(query.double(), self.norm_eps) @ coef.transpose(1, 2) + intercept.unsqueeze(1)
         return logits.to(query.dtype)
 
+    @property
+    def note(self) -> str:
+        """What solves the regression, for logs and tables."""
+        if self.solver == "sklearn":
+            return f"logistic regression with C = {self.C:g}, each episode by scikit-learn"
+        return f"logistic regression with C = {self.C:g}, episodes together by Newton's method"
+
     def extra_repr(self) -> str:
         return f"C={self.C}, norm_eps={self.norm_eps}, tol={self.tol}, solver='{self.solver}'"
 

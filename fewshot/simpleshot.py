@@ -65,5 +65,16 @@ class SimpleShot(nn.Module):
             )
         return self.centre.to(support)
 
+    @property
+    def note(self) -> str | None:
+        """What the features are centred on, for logs and tables; None where they are not."""
+        if self.variant != "CL2N":
+            return None
+        return (
+            "features centred on the mean of the base classes"
+            if self.centre is not None
+            else "features centred on the mean of each episode's support: no base classes were given"
+        )
+
     def extra_repr(self) -> str:
         return f"variant='{self.variant}', centre={'support' if self.centre is None else 'given'}"

@@ -49,6 +49,11 @@ def exact_transport(cost: Tensor, source: Tensor, target: Tensor, solver: str = 
     return torch.from_numpy(plans).to(cost).reshape(cost.shape)
 
 
+def exact_solver_name(solver: str = "auto") -> str:
+    """Say in words what `exact_transport` calls here."""
+    return "SciPy's linear program" if solver == "linprog" or _pot() is None else "POT's network simplex"
+
+
 def _pot():
     try:
         import ot

@@ -129,6 +129,9 @@ class Evaluate:
         run: folder of the results.
         checkpoint: weights to test; null tests the backbone named in model (timm:NAME with its own weights, say).
         method: episode head; null takes the method of the checkpoint.
+        solver: of the head: newton or sklearn for logistic regression, exact or sinkhorn for DeepEMD; null takes the
+            head's own.
+        base: data set of the base classes, whose mean feature SimpleShot takes off (its variant CL2N).
         test: data sets to test on.
         n_way: classes in an episode.
         k_shot: shots to test, one table column each.
@@ -153,6 +156,8 @@ class Evaluate:
     run: str = "runs/evaluate"
     checkpoint: str | None = None
     method: str | None = None
+    solver: str | None = None
+    base: str | None = None
     test: list[str] = field(default_factory=lambda: ["glyphs:greek"])
     n_way: int = 5
     k_shot: list[int] = field(default_factory=lambda: [1, 5])

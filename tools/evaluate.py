@@ -16,17 +16,15 @@ def evaluate(config: Evaluate) -> dict:
     from episodes.fingerprint import weights_key
     from episodes.loaders import Pictures
     from fewshot.maml import with_encoder
-    from fewshot.methods import create_head
     from tools import session
+    from tools.heads import build_heads, centre_on_base, notes_of
     from tools.scoring import episode_samplers, score_set
 
     session.check(config)
     fabric = session.open_fabric(config.machine, config.seed)
     loaded = session.read_model(config.checkpoint, config.model, config.size, print, config.method)
     method = loaded.architecture.method
-    trained = loaded.card.get("head", {}) if method == loaded.card.get("method") else {}
-    options = {**trained, **config.model.head}
-    heads = {k: loaded.load_head(create_head(method, k, loaded.encoder.out_dim, **options)) for k in config.k_shot}
+    heads = build_heads(config, loaded)
     session.lay_out(loaded.encoder, config.machine)
     encoder = fabric.to_device(loaded.encoder.requires_grad_(False).eval())
     heads = {k: with_encoder(head, encoder, fabric.autocast) for k, head in heads.items()}
@@ -37,9 +35,12 @@ def evaluate(config: Evaluate) -> dict:
 
     size, backbone = loaded.architecture.size, encoder.backbone
     data = Data(skip_broken=config.skip_broken, download=config.download)
-    sets = {
-        name: Pictures(session.open_set(name, data, size), size, backbone.mean, backbone.std) for name in config.test
-    }
+
+    def pictures_of(name: str) -> Pictures:
+        return Pictures(session.open_set(name, data, size), size, backbone.mean, backbone.std)
+
+    sets = {name: pictures_of(name) for name in config.test}
+    base = pictures_of(config.base) if config.base else None
     for name, pictures in sets.items():
         session.warn_shared(loaded.card.get("class_names", []), pictures.dataset.class_names, f"{name} has", "training")
         for k in config.k_shot:
@@ -47,15 +48,17 @@ def evaluate(config: Evaluate) -> dict:
     run = session.open_run(config, fabric)
     scores = []
     weights = weights_key(encoder, config.machine.precision) if config.cache == "disk" else ""
+    if base:
+        centre_on_base(heads.values(), config, encode, base, weights, fabric.device)
     for name, pictures in sets.items():
         some, features = score_set(name, config, encode, heads, pictures, fabric.device, weights=weights)
         scores += some
         if config.pictures:
             draw(run.path, name, config, pictures, some, features, heads, fabric.device)
-    return finish(run, config, method, loaded, scores)
+    return finish(run, config, method, loaded, scores, notes_of(heads))
 
 
-def finish(run, config: Evaluate, method: str, loaded, scores) -> dict:
+def finish(run, config: Evaluate, method: str, loaded, scores, notes: dict[str, str]) -> dict:
     """Write metrics, per-episode results and the table; print the table."""
     from rich.console import Console
 
@@ -66,7 +69,7 @@ def finish(run, config: Evaluate, method: str, loaded, scores) -> dict:
     groups = [(name, [f"{k}-shot" for k in config.k_shot]) for name in config.test]
     title = f"{METHODS[method].title}, {config.n_way}-way, {config.n_query} queries a class"
     cells = {(METHODS[method].title, s.test, f"{s.k_shot}-shot"): s.cell() for s in scores}
-    table = Table(title, [METHODS[method].title], groups, cells)
+    table = Table(title, [METHODS[method].title], groups, cells, notes)
     metrics = {
         "method": method,
         "checkpoint": config.checkpoint,
@@ -74,6 +77,7 @@ def finish(run, config: Evaluate, method: str, loaded, scores) -> dict:
         "n_way": config.n_way,
         "n_query": config.n_query,
         "seed": config.seed,
+        "notes": notes,
         "scores": [score.row() for score in scores],
     }
     run.write_metrics(metrics)
