@@ -13,6 +13,10 @@ class UserError(ValueError):
     """
 
 
+class Elsewhere(UserError):
+    """What another process of the same run has met and tells the user: this process ends without a word."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the known names closest to `name`, or the list of known names.
 

@@ -103,7 +103,7 @@ def fit(
     has ended; the checkpoints before it stay.
     """
     team = team_of(fabric)
-    with contact(team, lambda: _way_on(run)):
+    with contact(lambda: _way_on(run)):
         return _fit(
             fabric, team, model, step, batches, loader, optimizer, schedule, plan, run, validate, card or {}, say
         )

@@ -1,5 +1,5 @@
 """Errors of this room; defined one room down so that every room can raise them."""
 
-from backbones.errors import UserError, nearest
+from backbones.errors import Elsewhere, UserError, nearest
 
-__all__ = ["UserError", "nearest"]
+__all__ = ["Elsewhere", "UserError", "nearest"]

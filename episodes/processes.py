@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from episodes.errors import UserError
+from episodes.errors import Elsewhere, UserError
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 # How torch's two libraries word the loss of a peer; gloo raises a plain RuntimeError for it.
@@ -44,10 +44,6 @@ class Team:
 
 
 ALONE = Team()
-
-
-class Elsewhere(UserError):
-    """What another process has run into and tells the user: this one ends without a word."""
 
 
 class ProcessLost(UserError):
@@ -180,30 +176,38 @@ def _round(team: Team, work: Callable[[Item], Result], part: Sequence[Item]) -> 
 
 
 @contextlib.contextmanager
-def contact(team: Team, hint: Callable[[], str] = lambda: "") -> Iterator[None]:
+def contact(hint: Callable[[], str] = lambda: "") -> Iterator[None]:
     """Turn the loss of another process into a `ProcessLost`; `hint` says how to go on."""
     try:
         yield
     except RuntimeError as error:
-        if team.size == 1 or (what := lost(error)) is None:
+        if (told := as_lost(error, hint)) is None:
             raise
-        text = f"process {team.rank} of 0..{team.size - 1}: {what}" + (f"; {hint()}" if hint() else "")
-        # the main process may be the one that is gone, so the next one speaks as well
-        raise (ProcessLost if team.rank < 2 else Elsewhere)(text) from error
+        raise told from error
+
+
+def as_lost(error: Exception, hint: Callable[[], str] = lambda: "") -> UserError | None:
+    """Return the sentence for an error that is about another process that is gone or silent; None for any other."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1 or not (what := lost(error)):
+        return None
+    place = f"process {dist.get_rank()} (of 0 to {dist.get_world_size() - 1})"
+    # the first process may be the one that is gone, so the second one speaks as well
+    kind = ProcessLost if dist.get_rank() < 2 else Elsewhere
+    return kind(f"{place} ends, since {what}" + (f"; {hint()}" if hint() else ""))
 
 
 def lost(error: Exception) -> str | None:
     """Say what happened when the error is about another process that is gone or silent; None for any other."""
     text = str(error)
     if any(word in text for word in SILENT):
-        return "another process of this run did not answer in time (--machine.timeout_minutes)"
+        return "another process of this run did not answer in time (see --machine.timeout_minutes)"
     if isinstance(error, dist.DistError) or any(word in text for word in ENDED):
-        return "another process of this run has ended, so this one ends too"
+        return "another process of this run has ended"
     return None
 
 
 def leave() -> None:
-    """Meet a last time and part; without this call a process may end while another still needs it."""
+    """Meet a last time and part: without it a process may end while another needs it, which ends with noise."""
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()

@@ -24,7 +24,9 @@ LAST, BEST = "last.ckpt", "best.safetensors"
 FREE_KEYS = (
     *("run", "resume", "overwrite", "data.workers", "data.download", "optim.epochs", "generations"),
     *("machine.accelerator", "machine.threads", "machine.channels_last", "machine.deterministic"),
+    *("machine.devices", "machine.num_nodes", "machine.timeout_minutes"),
 )
+ADDED = ("machine.sync_batchnorm",)
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "timm", "lightning-fabric")
 
 
@@ -138,7 +140,8 @@ class RunFolder:
         # a cosine that was laid out for another number of epochs is another schedule
         free = [key for key in FREE_KEYS if key != "optim.epochs" or old.get("optim.schedule") != "cosine"]
         for key in sorted(old.keys() | new.keys()):
-            if key not in free and old.get(key) != new.get(key):
+            added = key not in old and key in ADDED  # the run is older than the option, and was as its default
+            if key not in free and not added and old.get(key) != new.get(key):
                 raise UserError(
                     f"cannot resume {self.path} with other options: {key} was {old.get(key)!r} and is now "
                     f"{new.get(key)!r}; start a new --run for that"

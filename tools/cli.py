@@ -190,15 +190,34 @@ def run_tool(config_class: type[Config], name: str, job: Callable[[Config], Any]
     if wrong := out_of_range(config):  # before torch is imported, which takes seconds
         stop(wrong)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # our source lines say nothing to users
-    from backbones.errors import UserError
+    from backbones.errors import Elsewhere, UserError
 
     try:
-        return job(config)
+        result = job(config)
+        if together := _processes():
+            together.leave()
+        return result
     except UserError as error:
+        if getattr(error, "agreed", False):  # all processes are here with the same error
+            _processes().leave()
+        if isinstance(error, Elsewhere):
+            raise SystemExit(2) from None
         stop(str(error))
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
         stop(f"{error.strerror}: {error.filename or 'while writing'}; finished checkpoints are whole, see --resume")
+    except RuntimeError as error:
+        told = together.as_lost(error) if (together := _processes()) else None
+        if told is None:
+            raise
+        if isinstance(told, Elsewhere):
+            raise SystemExit(2) from None
+        stop(str(told))
     except KeyboardInterrupt:
         stop("interrupted; go on with --resume true", code=130)
+
+
+def _processes() -> types.ModuleType | None:
+    """Return `episodes.processes` if the job has used it; scripts that have not need not import torch for it."""
+    return sys.modules.get("episodes.processes")

@@ -181,10 +181,12 @@ class Machine:
 
     Args:
         accelerator: auto, cpu, cuda or mps.
-        devices: number of devices on this node, or auto; more than one trains with DDP.
-        num_nodes: nodes of a torchrun or SLURM job.
+        devices: number of devices on each node, or auto; one process a device. torchrun and srun name it themselves.
+        num_nodes: nodes of the job; torchrun and srun name it themselves.
         precision: 32-true, bf16-mixed or 16-mixed; second-order statistics stay in 32 bit.
-        threads: CPU threads of each process; null leaves it to torch.
+        threads: CPU threads of each process; null shares the cores out (torchrun: OMP_NUM_THREADS, else one).
+        timeout_minutes: how long processes wait for each other before the run ends.
+        sync_batchnorm: batch statistics over all processes instead of each one's own (GPUs alone).
         channels_last: keep maps in the layout that convolutions are fastest in.
         deterministic: ask the GPU libraries for repeatable algorithms.
     """
@@ -194,5 +196,7 @@ class Machine:
     num_nodes: int = 1
     precision: str = "32-true"
     threads: int | None = None
+    timeout_minutes: float = 10.0
+    sync_batchnorm: bool = False
     channels_last: bool = True
     deterministic: bool = True

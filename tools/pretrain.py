@@ -19,18 +19,20 @@ def pretrain(config: Pretrain) -> dict:
     session.check(config)
     fabric = session.open_fabric(config.machine, config.seed)
     say = session.speaker(fabric)
-    plan, encoder = session.new_model(config.model, config.data.size)
-    train, val = session.open_pictures(config.data, encoder.backbone, plan.size)
-    names = train.dataset.class_names
-    model = PretrainModel(encoder, len(names), config.model.dropout)
-    if config.model.weights:
-        load_weights(model, config.model.weights, drop=("classifier.",), allow_missing=("classifier.",), say=say)
-    if config.model.frozen:
-        freeze(model.backbone)
-    head = find_method(config.model.method).validation_head(config.validation.k_shot)
-    validate = session.make_validator(fabric, val, config.validation, head, config.seed)
-    optimizer, schedule = session.make_training(model, config.optim, config.machine)
-    run = session.open_run(config, fabric)
+    with session.together(fabric):
+        session.check_share(config.optim.batch_size, "optim.batch_size", fabric)
+        plan, encoder = session.new_model(config.model, config.data.size)
+        train, val = session.open_pictures(config.data, encoder.backbone, plan.size)
+        names = train.dataset.class_names
+        model = PretrainModel(encoder, len(names), config.model.dropout)
+        if config.model.weights:
+            load_weights(model, config.model.weights, drop=("classifier.",), allow_missing=("classifier.",), say=say)
+        if config.model.frozen:
+            freeze(model.backbone)
+        head = find_method(config.model.method).validation_head(config.validation.k_shot)
+        validate = session.make_validator(fabric, val, config.validation, head, config.seed)
+        optimizer, schedule = session.make_training(model, config.optim, config.machine)
+        run = session.open_run(config, fabric)
     say(
         f"pre-training {config.model.method} with {config.model.backbone} on {len(train.dataset)} pictures of "
         f"{len(names)} classes at {plan.size} px; {run.path}"

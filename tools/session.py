@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 
-import lightning_fabric
 import torch
 from torch import nn
 
 from backbones import UserError
+from episodes import processes
 from episodes.check import refuse_broken
 from episodes.dataset import FileSet, to_memory
 from episodes.engine import Plan
-from episodes.evaluate import evaluate
 from episodes.loaders import Pictures, numbered_loader
 from episodes.opening import open_dataset
 from episodes.optim import build_optimizer, build_schedule
+from episodes.processes import team_of
 from episodes.run import RunFolder, check_run
 from episodes.sampler import EpisodeSampler
-from episodes.seeds import INIT, derive
+from episodes.shards import evaluate_shared
 from episodes.sources.folder import read_file
 from episodes.transforms import resize_for
 from fewshot.card import Architecture, Loaded, design, load_encoder
@@ -29,6 +29,7 @@ from fewshot.encoder import Encoder
 from fewshot.maml import as_they_are, with_encoder
 from fewshot.methods import find_method
 from tools.groups import Data, Episodes, Machine, Model, Optim
+from tools.launch import open_fabric as open_fabric
 from tools.limits import check_numbers
 
 
@@ -38,26 +39,9 @@ def check(config) -> None:
     check_run(config.run, getattr(config, "resume", False), config.overwrite)
 
 
-def open_fabric(machine: Machine, seed: int) -> lightning_fabric.Fabric:
-    """Start Lightning Fabric and seed torch for the initial weights."""
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
-    if machine.threads:
-        torch.set_num_threads(machine.threads)
-    if machine.deterministic and torch.cuda.is_available():
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    try:
-        fabric = lightning_fabric.Fabric(
-            accelerator=machine.accelerator,
-            devices=machine.devices,
-            num_nodes=machine.num_nodes,
-            precision=machine.precision,
-        )
-    except (ValueError, RuntimeError, lightning_fabric.utilities.exceptions.MisconfigurationException) as error:
-        raise UserError(f"cannot use this machine as asked: {str(error).splitlines()[0]}") from error
-    fabric.launch()
-    torch.manual_seed(derive(INIT, seed))
-    return fabric
+def together(fabric) -> contextlib.AbstractContextManager[None]:
+    """Prepare something on every process: bad input on any of them stops all, and is told once."""
+    return processes.together(team_of(fabric))
 
 
 def open_set(spec: str, data: Data, size: int):
@@ -141,10 +125,13 @@ def make_sampler(pictures: Pictures, episodes: Episodes, seed: int, epoch: int =
 def make_validator(
     fabric, pictures: Pictures | None, episodes: Episodes, head: nn.Module, seed: int
 ) -> Callable[[nn.Module], dict[str, float]] | None:
-    """Return a function that scores a model on the fixed validation episodes; None without validation pictures."""
+    """Return a function that scores a model on the fixed validation episodes; None without validation pictures.
+
+    All processes call it together: each encodes its share of the pictures and scores its share of the episodes.
+    """
     if pictures is None:
         return None
-    sampler = make_sampler(pictures, episodes, seed)
+    sampler, team = make_sampler(pictures, episodes, seed, fabric=fabric), team_of(fabric)
 
     def validate(model: nn.Module) -> dict[str, float]:
         def encode(images: torch.Tensor) -> torch.Tensor:
@@ -153,7 +140,7 @@ def make_validator(
 
         own = with_encoder(getattr(model, "head", head), Encoder(model.backbone, model.pool), fabric.autocast)
         represent = as_they_are if getattr(own, "adapts", False) else encode
-        result = evaluate(represent, own, pictures, sampler, fabric.device, show=fabric.is_global_zero)
+        result = evaluate_shared(team, represent, own, pictures, sampler)
         return {"val_accuracy": result.mean, "val_interval": result.interval}
 
     return validate
@@ -164,6 +151,8 @@ def make_training(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """Lay the weights out for speed, and build optimiser and schedule from the options."""
     lay_out(model, machine)
+    if machine.sync_batchnorm:
+        torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # in place below the top; names of weights stay
     optimizer = build_optimizer(
         model, optim.lr, optim.weight_decay, optim.momentum, optim.nesterov, optim.temperature_lr, optim.name
     )
@@ -200,6 +189,15 @@ def make_loader(data: Data, fabric) -> Callable:
     """Return the function that serves the batches of an epoch from a given step on."""
     pin = fabric.device.type == "cuda"
     return lambda batches, start: numbered_loader(batches, data.workers, start, pin)
+
+
+def check_share(count: int, option: str, fabric) -> None:
+    """Refuse steps that leave a process without work in every one of them."""
+    if count < fabric.world_size:
+        raise UserError(
+            f"{option} is {count}, but {fabric.world_size} processes share every step: "
+            f"give --{option} {fabric.world_size} at least"
+        )
 
 
 def speaker(fabric) -> Callable[[str], None]:
