@@ -54,7 +54,7 @@ class MetaTrain:
         resume: go on from the last checkpoint in the run folder.
         overwrite: start anew in a folder that holds a run.
         select: keep the weights of the best validation epoch or of the last.
-        episodes_per_step: episodes whose gradients are averaged in one step.
+        episodes_per_step: episodes whose gradients are averaged in one step, over all processes.
         data: the pictures
         model: for checkpoints without a card, and to train from random weights
         optim: the training

@@ -20,25 +20,28 @@ def meta_train(config: MetaTrain) -> dict:
     session.check(config)
     fabric = session.open_fabric(config.machine, config.seed)
     say = session.speaker(fabric)
-    loaded = session.read_model(config.checkpoint, config.model, config.data.size, say, config.method)
-    method = loaded.architecture.method
-    if not find_method(method).episodic:
-        raise UserError(
-            f"{METHODS[method].title} is not trained on episodes: test its pre-trained checkpoint with tools.evaluate"
-        )
-    shots = config.episodes.k_shot
-    head = create_head(method, shots, loaded.encoder.out_dim, **config.model.head)
-    model = EpisodeModel(loaded.encoder, loaded.load_head(head))
-    if config.model.frozen and find_method(method).adapts:
-        raise UserError(f"{METHODS[method].title} adapts the backbone, which model.frozen forbids: use anil")
-    if config.model.frozen:
-        freeze(model.backbone)
-    train, val = session.open_pictures(config.data, loaded.encoder.backbone, loaded.architecture.size)
-    sampler = session.make_sampler(train, config.episodes, config.seed, fabric=fabric)
-    validation = like_training(config.validation, config.episodes)
-    validate = session.make_validator(fabric, val, validation, head, config.seed)
-    optimizer, schedule = session.make_training(model, config.optim, config.machine)
-    run = session.open_run(config, fabric)
+    with session.together(fabric):
+        session.check_share(config.episodes_per_step, "episodes_per_step", fabric)
+        loaded = session.read_model(config.checkpoint, config.model, config.data.size, say, config.method)
+        method = loaded.architecture.method
+        if not find_method(method).episodic:
+            raise UserError(
+                f"{METHODS[method].title} is not trained on episodes: "
+                "test its pre-trained checkpoint with tools.evaluate"
+            )
+        shots = config.episodes.k_shot
+        head = create_head(method, shots, loaded.encoder.out_dim, **config.model.head)
+        model = EpisodeModel(loaded.encoder, loaded.load_head(head))
+        if config.model.frozen and find_method(method).adapts:
+            raise UserError(f"{METHODS[method].title} adapts the backbone, which model.frozen forbids: use anil")
+        if config.model.frozen:
+            freeze(model.backbone)
+        train, val = session.open_pictures(config.data, loaded.encoder.backbone, loaded.architecture.size)
+        sampler = session.make_sampler(train, config.episodes, config.seed, fabric=fabric)
+        validation = like_training(config.validation, config.episodes)
+        validate = session.make_validator(fabric, val, validation, head, config.seed)
+        optimizer, schedule = session.make_training(model, config.optim, config.machine)
+        run = session.open_run(config, fabric)
     say(
         f"meta-training {method}: {config.episodes.n_way}-way {shots}-shot, {config.episodes.episodes} episodes an "
         f"epoch from {len(train.dataset.class_names)} classes; {run.path}"

@@ -46,29 +46,35 @@ def _generation(config: SelfDistill, fabric, teacher_path: Path, generation: int
     from tools.report import finish_training
 
     say = session.speaker(fabric)
-    state, card = read_checkpoint(teacher_path)
-    plan = session.read_model(str(teacher_path), config.model, config.data.size, say=lambda text: None).architecture
-    state = from_official(state)
-    if config.teacher_classes == "even" and generation == 1:
-        state = {key: value[::2] if key.startswith("classifier.") else value for key, value in state.items()}
-    if "classifier.weight" not in state:
-        raise UserError(
-            f"{teacher_path} has no classifier to learn from: give a pre-trained model, not a meta-trained one"
+    with session.together(fabric):
+        session.check_share(config.optim.batch_size, "optim.batch_size", fabric)
+        state, card = read_checkpoint(teacher_path)
+        plan = session.read_model(str(teacher_path), config.model, config.data.size, say=lambda text: None).architecture
+        state = from_official(state)
+        if config.teacher_classes == "even" and generation == 1:
+            state = {key: value[::2] if key.startswith("classifier.") else value for key, value in state.items()}
+        if "classifier.weight" not in state:
+            raise UserError(
+                f"{teacher_path} has no classifier to learn from: give a pre-trained model, not a meta-trained one"
+            )
+        teacher = PretrainModel(
+            plan.build(), len(state["classifier.weight"]), card.get("dropout", config.model.dropout)
         )
-    teacher = PretrainModel(plan.build(), len(state["classifier.weight"]), card.get("dropout", config.model.dropout))
-    say(str(load_state(teacher, state, teacher_path)))
-    torch.manual_seed(derive(INIT, config.seed, generation))
-    student = PretrainModel(plan.build(), len(state["classifier.weight"]), card.get("dropout", config.model.dropout))
-    train, val = session.open_pictures(config.data, student.backbone, plan.size)
-    if len(train.dataset.class_names) != teacher.classifier.out_features:
-        raise UserError(
-            f"the teacher {teacher_path} knows {teacher.classifier.out_features} classes, but {config.data.train} has "
-            f"{len(train.dataset.class_names)}: distil on the data that it was trained on"
+        say(str(load_state(teacher, state, teacher_path)))
+        torch.manual_seed(derive(INIT, config.seed, generation))
+        student = PretrainModel(
+            plan.build(), len(state["classifier.weight"]), card.get("dropout", config.model.dropout)
         )
-    head = find_method(plan.method).validation_head(config.validation.k_shot)
-    validate = session.make_validator(fabric, val, config.validation, head, config.seed)
-    optimizer, schedule = session.make_training(student, config.optim, config.machine)
-    run = session.open_run(config, fabric)
+        train, val = session.open_pictures(config.data, student.backbone, plan.size)
+        if len(train.dataset.class_names) != teacher.classifier.out_features:
+            raise UserError(
+                f"the teacher {teacher_path} knows {teacher.classifier.out_features} classes, but {config.data.train} "
+                f"has {len(train.dataset.class_names)}: distil on the data that it was trained on"
+            )
+        head = find_method(plan.method).validation_head(config.validation.k_shot)
+        validate = session.make_validator(fabric, val, config.validation, head, config.seed)
+        optimizer, schedule = session.make_training(student, config.optim, config.machine)
+        run = session.open_run(config, fabric)
     say(f"generation {generation}: teacher {teacher_path} in {config.teacher_mode} mode; {run.path}")
     step = distillation_step(
         teacher.to(fabric.device), config.teacher_mode, config.distill_temperature, config.ce_weight, config.kd_weight
