@@ -36,7 +36,7 @@ def predict(config: Predict) -> dict:
     support, queries, skipped = predictions.readable(support, queries, config.skip_broken)
     predictions.warn_shared_files(support.names, queries.names)
 
-    fabric = session.open_fabric(config.machine, config.seed)
+    fabric = session.open_fabric(model_use.one_device(config.machine), config.seed)
     loaded = model_use.read_model(config, print)
     method = METHODS[loaded.architecture.method]
     session.lay_out(loaded.encoder, config.machine)

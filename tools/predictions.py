@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +38,14 @@ class Predictions:
     probabilities: np.ndarray
     truth: np.ndarray
     unknown_below: float | None = None
+
+    @cached_property
+    def short_files(self) -> list[str]:
+        """The files without the folders that all of them share."""
+        if len(self.files) == 1:
+            return [Path(self.files[0]).name]
+        shared = os.path.commonpath([os.path.abspath(Path(file).parent) for file in self.files])
+        return [os.path.relpath(os.path.abspath(file), shared) for file in self.files]
 
     @cached_property
     def order(self) -> np.ndarray:
@@ -178,12 +187,11 @@ def draw(
     shown = np.concatenate([np.flatnonzero(labels == k)[:SHOWN] for k in range(len(names))])
     known, asked = (Pictures(part, size, (0.0,) * 3, (1.0,) * 3) for part in (support, queries))
     pixels = plain_pixels(known, shown)
-    short = [Path(name).name for name in result.files]
     for page in range(count):
         part = slice(page * COLUMNS * ROWS, min((page + 1) * COLUMNS * ROWS, len(result.files)))
         here = Predicted(
             plain_pixels(asked, np.arange(part.start, part.stop)),
-            short[part],
+            result.short_files[part],
             result.probabilities[part],
             result.known[part],
             result.truth[part],
@@ -213,11 +221,11 @@ def show(result: Predictions, metrics: dict) -> None:
     if len(result.files) <= MOST_ROWS:
         for column, side in (("picture", "left"), ("class", "left"), ("probability", "right"), ("runner-up", "left")):
             table.add_column(column, justify=side)
-        for row in result.rows():
+        for file, row in zip(result.short_files, result.rows(), strict=True):
             second = f"{row['runner_up']} ({100 * row['runner_up_probability']:.1f} %)"
             wrong = row.get("true_class") not in (None, "", row["class"])
             answer = Text(str(row["class"]), style="red" if wrong else "bold")
-            table.add_row(Text(Path(row["file"]).name), answer, f"{100 * row['probability']:.1f} %", Text(second))
+            table.add_row(Text(file), answer, f"{100 * row['probability']:.1f} %", Text(second))
     else:
         for column, side in (("class", "left"), ("pictures", "right"), ("mean probability", "right")):
             table.add_column(column, justify=side)
@@ -230,4 +238,5 @@ def show(result: Predictions, metrics: dict) -> None:
         print(
             f"{100 * metrics['accuracy']:.2f} % right of {metrics['labelled']:,} pictures in folders named like the "
             f"classes (95 % interval {100 * metrics['accuracy_low']:.2f} to {100 * metrics['accuracy_high']:.2f} %)"
+            + ("; those called unknown count as wrong" if result.unknown_below is not None else "")
         )
