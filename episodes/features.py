@@ -14,7 +14,7 @@ import errno
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,13 @@ from episodes.errors import UserError
 from episodes.evaluate import encode_batch
 from episodes.fingerprint import dataset_key, picture_facts
 from episodes.loaders import Pictures
+from episodes.processes import ALONE, Team, assist, leading, together
 from episodes.progress import Progress
 from episodes.sources.cache import cache_folder
 
 DTYPES = ("float32", "float16")
+# Ranges of items (first, behind the last) -> each with the rows of its features.
+Share = Callable[[Sequence[tuple[int, int]]], Iterator[tuple[tuple[int, int], np.ndarray]]]
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -92,6 +95,7 @@ def open_features(
     verify: bool = True,
     show: bool = True,
     say: Callable[[str], None] = print,
+    team: Team = ALONE,
 ) -> FeatureStore:
     """Open the store of a data set's features; what it lacks, and what is damaged, is computed and kept.
 
@@ -101,6 +105,7 @@ def open_features(
     block_rows: of a new store; a killed run loses a block at most.
     verify: compare every checksum, which reads the whole file once; False looks at its size alone.
     say: receives a line when it goes on, waits for another process, or mends a damaged store.
+    team: processes that call this together: each computes blocks, and the first one checks and writes them.
     Raises UserError for augmented pictures, features that are not finite (or too large for float16), and a disk that is
     full or cannot be written.
     """
@@ -112,19 +117,50 @@ def open_features(
     parts["dtype"] = dtype
     root = Path(folder) if folder is not None else cache_folder() / "features"
     path = root / _hash(parts)
+    work = functools.partial(_represent, encode, pictures, dtype, batch_size, device)
+    with together(team):
+        if team.main:
+            with leading(team, work) as share:
+                store = _open_or_compute(path, parts, share, len(pictures.dataset), block_rows, verify, show, say)
+        else:
+            assist(team, work)
+    with together(team):
+        return store if team.main else _read_of_main(path, weights_key)
+
+
+def _open_or_compute(
+    path: Path,
+    parts: dict[str, Any],
+    share: Share,
+    count: int,
+    block_rows: int,
+    verify: bool,
+    show: bool,
+    say: Callable[[str], None],
+) -> FeatureStore:
+    """Do what the first process does in `open_features`. share: gives the features of ranges of items, one by one."""
     try:
         with _locked(path, say):
             header = inspect(path, parts, verify, lambda text: say(f"{text}: computing what is missing"))
             if header is None or header.missing():
-                run = functools.partial(encode_batch, encode, pictures, device=device)
-                header = _compute(path, header, parts, run, len(pictures.dataset), batch_size, block_rows, show)
+                header = _compute(path, header, parts, share, count, block_rows, show)
     except OSError as error:
         if error.errno in READ_ONLY and (path / HEADER).is_file():  # somebody else's, which can still be read
-            return read_features(path, weights_key, verify)
+            return read_features(path, parts["weights"], verify)
         raise UserError(
             f"cannot keep features in '{path}' ({error.strerror or error}): give another folder, or do without a store"
         ) from error
     return FeatureStore(path, header)
+
+
+def _read_of_main(path: Path, weights_key: str) -> FeatureStore:
+    """Open what the first process has just checked or written."""
+    if not (path / HEADER).is_file():
+        raise UserError(
+            f"the feature store '{path}' of the first process is not to be seen from this node: "
+            "give a folder on a disk that all nodes share, or keep features in memory"
+        )
+    return read_features(path, weights_key, verify=False)
 
 
 def read_features(path: str | Path, weights_key: str | None = None, verify: bool = True) -> FeatureStore:
@@ -164,37 +200,38 @@ def _locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def _compute(
-    path: Path,
-    header: Header | None,
-    parts: dict[str, Any],
-    represent: Callable[[np.ndarray], Tensor],
-    count: int,
-    batch_size: int,
-    block_rows: int,
-    show: bool,
+    path: Path, header: Header | None, parts: dict[str, Any], share: Share, count: int, block_rows: int, show: bool
 ) -> Header:
-    """Compute and write the blocks that are missing; returns the header of the whole store.
-
-    represent: items (B,) -> features (B, ...). count: of all items.
-    """
+    """Compute and write the blocks that are missing; returns the header of the whole store. count: of all items."""
     size = header.block_rows if header else block_rows
     todo = header.missing() if header else list(range(-(-count // size)))
     done = count - sum(min(size, count - block * size) for block in todo)
     for left in path.glob(".*.tmp"):  # of a killed run
         left.unlink()
     with Progress(count, "features", done, on=show) as bar:
-        for block in todo:
-            rows = []
-            stop = min((block + 1) * size, count)
-            for start in range(block * size, stop, batch_size):  # the same batches whether resumed or not
-                part = np.arange(start, min(start + batch_size, stop))
-                rows.append(_cast(represent(part).cpu(), parts["dtype"], part))
-                bar.advance(len(part))
-            content = np.concatenate(rows)
+        ranges = [(block * size, min((block + 1) * size, count)) for block in todo]
+        for (start, stop), content in share(ranges):
             if header is None:
                 header = create(path, parts, [count, *content.shape[1:]], size)
-            write_block(path, header, block, content)
+            write_block(path, header, start // size, content)
+            bar.advance(stop - start)
     return header
+
+
+def _represent(
+    encode: Callable[[Tensor], Tensor],
+    pictures: Pictures,
+    dtype: str,
+    batch_size: int,
+    device: torch.device | str,
+    items: tuple[int, int],
+) -> np.ndarray:
+    """Return the rows of a range of items, in the same batches whether a run is resumed, or shared out, or not."""
+    rows = []
+    for start in range(*items, batch_size):
+        part = np.arange(start, min(start + batch_size, items[1]))
+        rows.append(_cast(encode_batch(encode, pictures, part, device).cpu(), dtype, part))
+    return np.concatenate(rows)
 
 
 def _cast(features: Tensor, dtype: str, items: np.ndarray) -> np.ndarray:

@@ -145,19 +145,34 @@ def spread_buffers(team: Team, module: torch.nn.Module) -> None:
             dist.broadcast(value, src=0)
 
 
-def lead(team: Team, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[Item, Result]]:
-    """On the main process: share the items out and yield each with its result, in order; the others `assist`.
+@contextlib.contextmanager
+def leading(
+    team: Team, work: Callable[[Item], Result]
+) -> Iterator[Callable[[Sequence[Item]], Iterator[tuple[Item, Result]]]]:
+    """On the main process: yield a function that shares items out, to be called once; the others `assist`.
 
-    Each process works on one item a round, so that no more than `size` results are held at a time.
+    The function yields each item with its result, in order. Each process works on one item a round, so that no more
+    than `size` results are held at a time.
     """
-    from_main(team, list(items))
-    for start in range(0, len(items), team.size):
-        part = items[start : start + team.size]
-        yield from zip(part, _round(team, work, part), strict=True)
+    begun = False
+
+    def share(items: Sequence[Item]) -> Iterator[tuple[Item, Result]]:
+        nonlocal begun
+        begun = True
+        from_main(team, list(items))
+        for start in range(0, len(items), team.size):
+            part = items[start : start + team.size]
+            yield from zip(part, _round(team, work, part), strict=True)
+
+    try:
+        yield share
+    finally:
+        if not begun:  # nothing was to do, or it went wrong before: nobody need wait
+            from_main(team, [])
 
 
 def assist(team: Team, work: Callable[[Item], Result]) -> None:
-    """On every other process: work on what `lead` shares out, until all is done."""
+    """On every other process: work on what `leading` shares out, until all is done."""
     items = from_main(team)
     for start in range(0, len(items), team.size):
         _round(team, work, items[start : start + team.size])
