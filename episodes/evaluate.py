@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -13,10 +12,11 @@ from torch import Tensor, nn
 
 from episodes.batch import EpisodeBatch, stack
 from episodes.errors import UserError
+from episodes.evaluation import Evaluation, Tally
 from episodes.loaders import Pictures
-from episodes.metrics import confusion_matrix, mean_and_interval, per_class_accuracy
+from episodes.numbered import NumberedEpisodes
+from episodes.open_set import known_scores
 from episodes.progress import Progress
-from episodes.sampler import EpisodeSampler
 
 # Features of the episodes that a head gets at a time, in bytes. A CPU is up to twice as fast on what stays near it, but
 # every call has its cost, which a few episodes should share even where they are long.
@@ -33,47 +33,6 @@ class StoredFeatures(Protocol):
 
     def gather(self, indices: np.ndarray, out: Tensor | None = None) -> Tensor:
         """Return the rows at `indices` (E, S): (E, S, ...), in `out` where it is given."""
-
-
-@dataclass
-class Evaluation:
-    """Results of E episodes over K classes.
-
-    numbers: (E,) episode numbers. accuracies: (E,) fractions.
-    confusion: (K, K) counts, row = true class. per_class: (K,) fractions, NaN where a class was never a query.
-    seconds: wall time of the head, sampling included. feature_seconds: wall time of the encoder.
-    """
-
-    numbers: np.ndarray
-    accuracies: np.ndarray
-    confusion: np.ndarray
-    seconds: float
-    feature_seconds: float = 0.0
-
-    @property
-    def mean(self) -> float:
-        """Mean accuracy, a fraction."""
-        return mean_and_interval(self.accuracies)[0]
-
-    @property
-    def interval(self) -> float:
-        """Half-width of the 95 % interval, a fraction."""
-        return mean_and_interval(self.accuracies)[1]
-
-    @property
-    def per_class(self) -> np.ndarray:
-        """Accuracy of each class as a query, (K,)."""
-        return per_class_accuracy(self.confusion)
-
-    def summary(self) -> dict[str, float | int]:
-        """Return the figures for `metrics.json`."""
-        return {
-            "accuracy": self.mean,
-            "interval": self.interval,
-            "episodes": len(self.accuracies),
-            "seconds": round(self.seconds, 3),
-            "feature_seconds": round(self.feature_seconds, 3),
-        }
 
 
 @torch.no_grad()
@@ -143,9 +102,9 @@ def _row_bytes(features: Tensor | StoredFeatures) -> int:
     return features[0].numel() * features.element_size() if isinstance(features, Tensor) else features.row_bytes
 
 
-def _parts(batch: EpisodeBatch, row_bytes: int, on_cpu: bool) -> Iterator[EpisodeBatch]:
-    """Split a batch of episodes into parts of a good size for rows of `row_bytes`, padded no more than they need."""
-    episode_bytes = (batch.support.shape[1] + batch.query.shape[1]) * row_bytes
+def _parts(batch: EpisodeBatch, items: int, row_bytes: int, on_cpu: bool) -> Iterator[EpisodeBatch]:
+    """Split a batch of episodes of `items` rows into parts of a good size, padded no more than they need."""
+    episode_bytes = items * row_bytes
     count = max(1, STEP_BYTES // episode_bytes)
     if on_cpu:
         count = max(1, NEAR_BYTES // episode_bytes, min(FEW_EPISODES, FAR_BYTES // episode_bytes))
@@ -154,74 +113,91 @@ def _parts(batch: EpisodeBatch, row_bytes: int, on_cpu: bool) -> Iterator[Episod
         yield stack([part]) if batch.padded else part
 
 
-class _Tally:
-    """Collect accuracies and confusion batch by batch."""
-
-    def __init__(self, n_classes: int) -> None:
-        self.confusion = np.zeros((n_classes, n_classes), dtype=np.int64)
-        self.numbers: list[np.ndarray] = []
-        self.accuracies: list[np.ndarray] = []
-
-    def add(self, batch: EpisodeBatch, predictions: np.ndarray) -> None:
-        counted = batch.query_labels >= 0
-        right = (predictions == batch.query_labels) & counted
-        self.numbers.append(batch.numbers)
-        self.accuracies.append(right.sum(1) / counted.sum(1))
-        row = np.broadcast_to(np.arange(len(batch))[:, None], batch.query_labels.shape)
-        true = batch.classes[row, np.maximum(batch.query_labels, 0)][counted]
-        chosen = batch.classes[row, predictions][counted]
-        self.confusion += confusion_matrix(true, chosen, len(self.confusion))
-
-    def result(self, seconds: float) -> Evaluation:
-        return Evaluation(np.concatenate(self.numbers), np.concatenate(self.accuracies), self.confusion, seconds)
+def sides_of(head: nn.Module, batch: EpisodeBatch) -> list[np.ndarray]:
+    """Return the items whose features the head gets: support (E, S), queries with the unknown ones (E, Q + U), and
+    unlabelled ones (E, M) where there are any and it is `semi_supervised`."""
+    asked = np.concatenate([batch.query, batch.unknown], axis=1) if batch.unknown.shape[1] else batch.query
+    sides = [batch.support, asked]
+    if batch.unlabelled.shape[1] and getattr(head, "semi_supervised", False):
+        sides.append(batch.unlabelled)
+    return sides
 
 
-def _predict(head: nn.Module, batch: EpisodeBatch, support: Tensor, labels: Tensor, query: Tensor) -> np.ndarray:
-    """Return the predicted labels (E, Q); a transductive head is told which queries are padding.
+def ask(head: nn.Module, batch: EpisodeBatch, sides: list[Tensor], ranking: bool = False) -> Tensor:
+    """Return the logits (E, Q + U, K) of a head for the features of `sides_of` its batch.
 
-    A head whose method `ranking` orders the classes as its logits do, for less, is asked for that.
+    A transductive head is told which queries are padding (the unknown ones are queries like the others, to it), a
+    semi-supervised one which unlabelled items are.
+    ranking: a head whose method `ranking` orders the classes as its logits do, for less, is asked for that.
     """
-    extra = {}
+    support, query, *unlabelled = sides
+    device, extra = query.device, {}
+    labels = torch.from_numpy(np.array(batch.support_labels)).to(device)
     if getattr(head, "transductive", False):
-        extra["query_mask"] = torch.from_numpy(batch.query_labels >= 0).to(query.device)
-    score = getattr(head, "ranking", head)
-    return score(support, labels, query, n_way=batch.classes.shape[1], **extra).argmax(-1).cpu().numpy()
+        mask = torch.ones(query.shape[:2], dtype=torch.bool)
+        mask[:, : batch.query.shape[1]] = torch.from_numpy(batch.query_labels >= 0)
+        extra["query_mask"] = mask.to(device)
+    if unlabelled:
+        mask = torch.from_numpy(batch.unlabelled_labels != -1)
+        extra |= {"unlabelled": unlabelled[0], "unlabelled_mask": mask.to(device)}
+    score = getattr(head, "ranking", head) if ranking else head
+    return score(support, labels, query, n_way=batch.classes.shape[1], **extra)
+
+
+def _answers(
+    head: nn.Module, batch: EpisodeBatch, sides: list[Tensor], open_score: str
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the predicted labels (E, Q) and, where there are unknown queries, the scores of all (E, Q + U)."""
+    open_set = batch.unknown.shape[1] > 0
+    logits = ask(head, batch, sides, ranking=not open_set)
+    predictions = logits[:, : batch.query.shape[1]].argmax(-1).cpu().numpy()
+    return predictions, known_scores(logits, open_score).cpu().numpy() if open_set else None
 
 
 @torch.no_grad()
 def evaluate_features(
     head: nn.Module,
     features: Tensor | StoredFeatures,
-    sampler: EpisodeSampler,
+    sampler: NumberedEpisodes,
     n_classes: int,
     label: str = "episodes",
     show: bool = True,
     device: torch.device | str | None = None,
+    open_score: str = "probability",
 ) -> Evaluation:
     """Score episodes whose items are already represented, many at a time.
 
     head: (support, support_labels, query, n_way) -> logits; used in eval mode. One with the attribute
-        `transductive` also gets query_mask (E, Q), True for the queries that are not padding.
+        `transductive` also gets query_mask (E, Q), True for the queries that are not padding. One with the attribute
+        `semi_supervised` also gets unlabelled (E, M, ...) and unlabelled_mask (E, M); the others do without.
     features: (N, ...) representation of every item of the data set that `sampler` was built on, or their store.
     n_classes: K of the data set.
     device: where the head computes; default where the features are.
+    open_score: what tells known from unknown queries, see `episodes.open_set.known_scores`.
     """
     head.eval()
     device = torch.device(device or getattr(features, "device", "cpu"))
-    tally, started = _Tally(n_classes), time.perf_counter()
-    support = query = None
+    tally, started = Tally(n_classes, open_score), time.perf_counter()
+    buffers: list[Tensor | None] = [None] * 3
     with Progress(len(sampler), label, on=show) as bar:
         for batch in sampler.steps(MOST_EPISODES):
+            n_query, n_unknown = batch.query.shape[1], batch.unknown.shape[1]
             predictions = np.zeros_like(batch.query_labels)
+            scores = np.zeros((len(batch), n_query + n_unknown)) if n_unknown else None
+            items = sum(side.shape[1] for side in sides_of(head, batch))
             first = 0
-            for part in _parts(batch, _row_bytes(features), device.type == "cpu"):
-                support, query = take(features, part.support, support), take(features, part.query, query)
-                labels = torch.from_numpy(np.array(part.support_labels)).to(device)
-                answers = _predict(head, part, support.to(device), labels, query.to(device))
-                predictions[first : first + len(part), : answers.shape[1]] = answers
+            for part in _parts(batch, items, _row_bytes(features), device.type == "cpu"):
+                sides = sides_of(head, part)
+                for place, side in enumerate(sides):
+                    buffers[place] = take(features, side, buffers[place])
+                rows, width = slice(first, first + len(part)), part.query.shape[1]
+                given = [buffer.to(device) for buffer in buffers[: len(sides)]]
+                predictions[rows, :width], found = _answers(head, part, given, open_score)
+                if found is not None:
+                    scores[rows, :width], scores[rows, n_query:] = found[:, :width], found[:, width:]
                 first += len(part)
                 bar.advance(len(part))
-            tally.add(batch, predictions)
+            tally.add(batch, predictions, scores)
     return tally.result(time.perf_counter() - started)
 
 
@@ -230,24 +206,24 @@ def evaluate_images(
     encode: Callable[[Tensor], Tensor],
     head: nn.Module,
     pictures: Pictures,
-    sampler: EpisodeSampler,
+    sampler: NumberedEpisodes,
     device: torch.device | str = "cpu",
     label: str = "episodes",
     show: bool = True,
+    open_score: str = "probability",
 ) -> Evaluation:
     """Score episodes one at a time, encoding every image again: the plain way, for features too large to keep.
 
-    Gives the accuracies of `evaluate_features`.
+    Gives the results of `evaluate_features`.
     """
     head.eval()
-    tally, started = _Tally(len(pictures.dataset.class_names)), time.perf_counter()
+    tally, started = Tally(len(pictures.dataset.class_names), open_score), time.perf_counter()
     with Progress(len(sampler), label, on=show) as bar:
         for batch in sampler.steps(1):
-            images = pictures.load(np.concatenate([batch.support[0], batch.query[0]])).to(device)
-            features = encode(images)[None]
-            shots = batch.support.shape[1]
-            labels = torch.from_numpy(np.array(batch.support_labels)).to(device)
-            tally.add(batch, _predict(head, batch, features[:, :shots], labels, features[:, shots:]))
+            sides = [side[0] for side in sides_of(head, batch)]
+            features = encode(pictures.load(np.concatenate(sides)).to(device))[None]
+            parts = list(features.split([len(side) for side in sides], dim=1))
+            tally.add(batch, *_answers(head, batch, parts, open_score))
             bar.advance()
     return tally.result(time.perf_counter() - started)
 
@@ -256,10 +232,11 @@ def evaluate(
     encode: Callable[[Tensor], Tensor],
     head: nn.Module,
     pictures: Pictures,
-    sampler: EpisodeSampler,
+    sampler: NumberedEpisodes,
     device: torch.device | str = "cpu",
     memory_bytes: int = 4 << 30,
     show: bool = True,
+    open_score: str = "probability",
 ) -> Evaluation:
     """Score episodes from features of the whole set where they fit into `memory_bytes`, else from images.
 
@@ -267,10 +244,11 @@ def evaluate(
     """
     probe = encode(pictures.load([0]).to(device))
     if probe.numel() * 4 * len(pictures.dataset) > memory_bytes:
-        return evaluate_images(encode, head, pictures, sampler, device, show=show)
+        return evaluate_images(encode, head, pictures, sampler, device, show=show, open_score=open_score)
     started = time.perf_counter()
     features = extract_features(encode, pictures, device=device, show=show)
     seconds = time.perf_counter() - started
-    result = evaluate_features(head, features, sampler, len(pictures.dataset.class_names), show=show)
+    classes = len(pictures.dataset.class_names)
+    result = evaluate_features(head, features, sampler, classes, show=show, open_score=open_score)
     result.feature_seconds = seconds
     return result

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from episodes.errors import UserError
 from episodes.evaluate import Evaluation, encode_batch, evaluate, evaluate_features, evaluate_images, extract_features
 from episodes.loaders import Pictures
+from episodes.open_set import OpenSet
 from episodes.processes import Team, collect, from_main, together
 from episodes.progress import Progress
 from episodes.sampler import EpisodeSampler
@@ -75,7 +76,9 @@ def gather(team: Team, part: Evaluation | None) -> Evaluation:
     }
     confusion = np.sum([one.confusion for one in parts], axis=0)
     slowest = {name: max(getattr(one, name) for one in parts) for name in ("seconds", "feature_seconds")}
-    return replace(parts[0], confusion=confusion, **arrays, **slowest)
+    seen = [one.open_set for one in parts if one.open_set is not None]
+    open_set = OpenSet.merge(seen) if seen else None
+    return replace(parts[0], confusion=confusion, open_set=open_set, **arrays, **slowest)
 
 
 def score_shared(team: Team, sampler: EpisodeSampler, score: Callable[[], Evaluation]) -> Evaluation:

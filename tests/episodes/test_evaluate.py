@@ -32,7 +32,7 @@ def pictures(classes: int = 6, items: int = 9, size: int = 8) -> Pictures:
     noise = torch.randint(-60, 60, (classes, items, 3, size, size), generator=generator)
     images = (centres + noise).to(torch.uint8).flatten(0, 1)
     labels = np.repeat(np.arange(classes), items)
-    return Pictures(ArraySet(images, labels, list("abcdef")[:classes]), size, (0.5,) * 3, (0.3,) * 3)
+    return Pictures(ArraySet(images, labels, list("abcdefghijkl")[:classes]), size, (0.5,) * 3, (0.3,) * 3)
 
 
 @pytest.fixture(scope="module")
