@@ -290,12 +290,16 @@ class Benchmark:
     run: str = "runs/benchmark"
     sources: dict[str, Any] = field(
         default_factory=lambda: {
-            "Latin": {"train": "glyphs:latin?variants=2", "val": "glyphs:armenian"},
-            "Symbols": {"train": "glyphs:symbols?variants=2", "val": "glyphs:armenian"},
+            "Latin": {"train": "glyphs:latin?variants=1", "val": "glyphs:armenian?variants=1"},
+            "Symbols": {"train": "glyphs:symbols?variants=1", "val": "glyphs:armenian?variants=1"},
         }
     )
     targets: dict[str, Any] = field(
-        default_factory=lambda: {"Greek": "glyphs:greek", "Georgian": "glyphs:georgian", "Digits": "digits?size=32"}
+        default_factory=lambda: {
+            "Greek": "glyphs:greek?variants=1",
+            "Georgian": "glyphs:georgian?variants=1",
+            "Digits": "digits?size=32",
+        }
     )
     methods: list[str] = field(default_factory=lambda: ["protonet", "good_embed", "meta_deepbdc", "stl_deepbdc"])
     k_shot: list[int] = field(default_factory=lambda: [1, 5])
@@ -322,8 +326,8 @@ class Benchmark:
     pretrain: Optim = field(
         default_factory=lambda: Optim(epochs=3, batch_size=64, temperature_lr=1e-3, schedule="cosine")
     )
-    meta: Optim = field(default_factory=lambda: Optim(epochs=2, lr=1e-4, schedule="cosine"))
-    meta_episodes: Episodes = field(default_factory=lambda: Episodes(n_query=8, episodes=100))
+    meta: Optim = field(default_factory=lambda: Optim(epochs=1, lr=1e-4, schedule="cosine"))
+    meta_episodes: Episodes = field(default_factory=lambda: Episodes(n_query=8, episodes=60))
     validation: Episodes = field(default_factory=lambda: Episodes(episodes=200))
     cache: Literal["memory", "disk"] = "memory"
     feature_dtype: Literal["float32", "float16"] = "float32"

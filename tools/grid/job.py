@@ -181,7 +181,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    os.read(0, 1)  # not through sys.stdin, whose lock would keep the interpreter from ending
     os._exit(1)
 
 
