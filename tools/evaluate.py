@@ -15,6 +15,7 @@ def evaluate(config: Evaluate) -> dict:
 
     from episodes.fingerprint import weights_key
     from episodes.loaders import Pictures
+    from episodes.processes import team_of
     from fewshot.maml import with_encoder
     from tools import session
     from tools.heads import build_heads, centre_on_base, notes_of
@@ -22,39 +23,44 @@ def evaluate(config: Evaluate) -> dict:
 
     session.check(config)
     fabric = session.open_fabric(config.machine, config.seed)
-    loaded = session.read_model(config.checkpoint, config.model, config.size, print, config.method)
-    method = loaded.architecture.method
-    heads = build_heads(config, loaded)
-    session.lay_out(loaded.encoder, config.machine)
-    encoder = fabric.to_device(loaded.encoder.requires_grad_(False).eval())
-    heads = {k: with_encoder(head, encoder, fabric.autocast) for k, head in heads.items()}
+    say, team = session.speaker(fabric), team_of(fabric)
+    with session.together(fabric):
+        loaded = session.read_model(config.checkpoint, config.model, config.size, say, config.method)
+        method = loaded.architecture.method
+        heads = build_heads(config, loaded)
+        session.lay_out(loaded.encoder, config.machine)
+        encoder = fabric.to_device(loaded.encoder.requires_grad_(False).eval())
+        heads = {k: with_encoder(head, encoder, fabric.autocast) for k, head in heads.items()}
 
-    def encode(images: torch.Tensor) -> torch.Tensor:
-        with fabric.autocast():
-            return encoder(images)
+        def encode(images: torch.Tensor) -> torch.Tensor:
+            with fabric.autocast():
+                return encoder(images)
 
-    size, backbone = loaded.architecture.size, encoder.backbone
-    data = Data(skip_broken=config.skip_broken, download=config.download)
+        size, backbone = loaded.architecture.size, encoder.backbone
+        data = Data(skip_broken=config.skip_broken, download=config.download)
 
-    def pictures_of(name: str) -> Pictures:
-        return Pictures(session.open_set(name, data, size), size, backbone.mean, backbone.std)
+        def pictures_of(name: str) -> Pictures:
+            return Pictures(session.open_set(name, data, size), size, backbone.mean, backbone.std)
 
-    sets = {name: pictures_of(name) for name in config.test}
-    base = pictures_of(config.base) if config.base else None
-    for name, pictures in sets.items():
-        session.warn_shared(loaded.card.get("class_names", []), pictures.dataset.class_names, f"{name} has", "training")
-        for k in config.k_shot:
-            episode_samplers(config, pictures, k)  # refuses classes that are too few or too small, before any work
-    run = session.open_run(config, fabric)
+        sets = {name: pictures_of(name) for name in config.test}
+        base = pictures_of(config.base) if config.base else None
+        for name, pictures in sets.items():
+            session.warn_shared(
+                loaded.card.get("class_names", []), pictures.dataset.class_names, f"{name} has", "training"
+            )
+            for k in config.k_shot:
+                episode_samplers(config, pictures, k)  # refuses classes that are too few or too small, before any work
+        run = session.open_run(config, fabric)
     scores = []
     weights = weights_key(encoder, config.machine.precision) if config.cache == "disk" else ""
     if base:
-        centre_on_base(heads.values(), config, encode, base, weights, fabric.device)
+        centre_on_base(heads.values(), config, encode, base, weights, fabric.device, show=team.main)
     for name, pictures in sets.items():
-        some, features = score_set(name, config, encode, heads, pictures, fabric.device, weights=weights)
+        some, features = score_set(name, config, encode, heads, pictures, fabric.device, weights=weights, team=team)
         scores += some
-        if config.pictures:
-            draw(run.path, name, config, pictures, some, features, heads, fabric.device)
+        with session.together(fabric):
+            if config.pictures and team.main:
+                draw(run.path, name, config, pictures, some, features, heads, fabric.device)
     return finish(run, config, method, loaded, scores, notes_of(heads))
 
 
@@ -81,6 +87,8 @@ def finish(run, config: Evaluate, method: str, loaded, scores, notes: dict[str, 
         "scores": [score.row() for score in scores],
     }
     run.write_metrics(metrics)
+    if not run.main:
+        return metrics
     write_text(run.path / "table.md", table.to_markdown())
     lines = ["test,k_shot,repeat,episode,accuracy"]
     for score in scores:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from episodes.evaluate import Evaluation, evaluate_features, evaluate_images, extract_features, take
+from episodes.evaluate import Evaluation, evaluate_features, evaluate_images, take
 from episodes.features import FeatureStore, open_features
 from episodes.loaders import Pictures
 from episodes.metrics import mean_and_interval
+from episodes.processes import ALONE, Team
 from episodes.sampler import EpisodeSampler
+from episodes.shards import extract_shared, score_shared
 from fewshot.maml import as_they_are
 from tools.config import Evaluate
 from tools.table import Cell, EpisodePicture
@@ -56,8 +59,11 @@ class Score:
         }  # fmt: skip
 
 
-def episode_samplers(config: Evaluate, pictures: Pictures, k_shot: int) -> list[EpisodeSampler]:
-    """Build the samplers of all repeats; the seed, data set and sizes alone decide the episodes."""
+def episode_samplers(config: Evaluate, pictures: Pictures, k_shot: int, team: Team = ALONE) -> list[EpisodeSampler]:
+    """Build the samplers of all repeats; the seed, data set and sizes alone decide the episodes.
+
+    team: the samplers go over this process's share.
+    """
     return [
         EpisodeSampler(
             pictures.dataset.labels,
@@ -69,6 +75,8 @@ def episode_samplers(config: Evaluate, pictures: Pictures, k_shot: int) -> list[
             repeat,
             drop_small=config.drop_small,
             class_names=pictures.dataset.class_names,
+            rank=team.rank,
+            world_size=team.size,
         )
         for repeat in range(config.repeats)
     ]
@@ -84,44 +92,56 @@ def score_set(
     show: bool = True,
     features: Features | None = None,
     weights: str = "",
+    team: Team = ALONE,
 ) -> tuple[list[Score], Features | None]:
     """Score one data set at every shot; features are computed once for all shots and repeats.
 
     heads: shot -> head; one that adapts the network comes with its encoder (`fewshot.maml.with_encoder`).
     features: of all pictures, when they are at hand already.
     weights: key of the encoder's weights (see `episodes.fingerprint.weights_key`), for features on disk.
+    team: processes that call this together: each encodes and scores its share, and all get the results of all.
     Returns the scores and the features (None when `config.cache` is none).
     """
-    samplers = {k: episode_samplers(config, pictures, k) for k in heads}
+    samplers, show = {k: episode_samplers(config, pictures, k, team) for k in heads}, show and team.main
     given, adapting = features, any(getattr(head, "adapts", False) for head in heads.values())
     if adapting:  # the network changes with every episode: there are no features to keep
         encode, features, config = as_they_are, None, replace(config, cache="none")
     scores, seconds = [], 0.0
     if config.cache != "none" and features is None:
-        features, seconds = timed_features(name, config, encode, pictures, device, show, weights)
+        features, seconds = timed_features(name, config, encode, pictures, device, show, weights, team)
     for k, head in heads.items():
         head.to(device)
         parts = []
         for sampler in samplers[k]:
             if features is None:
-                parts.append(evaluate_images(encode, head, pictures, sampler, device, show=show))
+                score = partial(evaluate_images, encode, head, pictures, sampler, device, show=show)
             else:
                 n_classes = len(pictures.dataset.class_names)
-                parts.append(evaluate_features(head, features, sampler, n_classes, show=show, device=device))
+                score = partial(evaluate_features, head, features, sampler, n_classes, show=show, device=device)
+            parts.append(score_shared(team, sampler, score))
         parts[0].feature_seconds = seconds if not scores else 0.0  # counted where they were computed
         scores.append(Score(name, k, parts))
     return scores, given if adapting else features
 
 
 def timed_features(
-    name: str, config: Evaluate, encode, pictures: Pictures, device: torch.device | str, show: bool, weights: str
+    name: str,
+    config: Evaluate,
+    encode,
+    pictures: Pictures,
+    device: torch.device | str,
+    show: bool,
+    weights: str,
+    team: Team = ALONE,
 ) -> tuple[Features, float]:
     """Return the features of a data set, in memory or on disk as configured, and the seconds they took."""
     started = time.perf_counter()
     if config.cache == "memory":
-        features = extract_features(encode, pictures, device=device, show=show)
+        features = extract_shared(replace(team, device=device), encode, pictures, show=show)
         return features, time.perf_counter() - started
-    store = open_features(encode, pictures, weights, config.features, config.feature_dtype, device=device, show=show)
+    store = open_features(
+        encode, pictures, weights, config.features, config.feature_dtype, device=device, show=show, team=team
+    )
     seconds = time.perf_counter() - started
     if show:
         size = (store.path / "features.bin").stat().st_size / 2**20
