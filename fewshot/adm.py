@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewshot.prototypes import at_least_float32, check_episodes, class_sums, group_by_class, mask_absent, membership
+from fewshot.prototypes import (
+    at_least_float32,
+    check_episodes,
+    class_sums,
+    group_by_class,
+    mask_absent,
+    membership,
+    unit,
+)
 
 
 def gaussian_kl(
@@ -55,10 +62,10 @@ def image_to_class(support: Tensor, support_labels: Tensor, query: Tensor, n_way
     support (E, S, C, M), query (E, Q, C, M). A class with fewer than top_k descriptors contributes those it has.
     """
     n_episodes, n_query, n_channels, n_positions = query.shape
-    rows, mask = group_by_class(F.normalize(support, dim=2), support_labels, n_way)  # (E, K, R, C, M)
+    rows, mask = group_by_class(unit(support, dim=2), support_labels, n_way)  # (E, K, R, C, M)
     per_class = rows.shape[2] * n_positions
     pool = rows.permute(0, 3, 1, 2, 4).reshape(n_episodes, n_channels, n_way * per_class)
-    places = F.normalize(query, dim=2).transpose(2, 3).reshape(n_episodes, n_query * n_positions, n_channels)
+    places = unit(query, dim=2).transpose(2, 3).reshape(n_episodes, n_query * n_positions, n_channels)
     cosines = (places @ pool).view(n_episodes, n_query, n_positions, n_way, per_class)
     real = mask.repeat_interleave(n_positions, -1)[:, None, None]  # (E, 1, 1, K, R*M)
     best = cosines.masked_fill(~real, float("-inf")).topk(min(top_k, per_class), -1).values

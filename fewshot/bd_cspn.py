@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewshot.prototypes import at_least_float32, check_episodes, class_means, drop_padding, mask_absent, membership
+from fewshot.prototypes import (
+    at_least_float32,
+    check_episodes,
+    class_means,
+    drop_padding,
+    mask_absent,
+    membership,
+    unit,
+)
 from fewshot.transductive import class_probabilities, real_queries
 
 
@@ -48,7 +55,7 @@ def rectified(
     """
     means, counts = class_means(support, labels, n_way)
     rows = torch.cat([drop_padding(support, labels), query], 1)
-    cosines = F.normalize(rows, dim=-1) @ F.normalize(means, dim=-1).transpose(1, 2)  # (E, S + Q, K)
+    cosines = unit(rows) @ unit(means).transpose(1, 2)  # (E, S + Q, K)
     n_support = support.shape[1]
     votes = pseudo_members(cosines[:, n_support:].detach(), counts > 0, weight, temperature, top)
     member = torch.cat([membership(labels, n_way, torch.bool), votes], 1)
@@ -91,10 +98,10 @@ class BDCSPN(nn.Module):
         query, weight = real_queries(query, query_mask)
         with torch.autocast(support.device.type, enabled=False):
             if self.normalise:
-                support, query = F.normalize(support, dim=-1), F.normalize(query, dim=-1)
+                support, query = unit(support), unit(query)
             query = shifted(support, support_labels, query, weight)
             prototypes, counts = rectified(support, support_labels, query, weight, n_way, self.temperature, self.top)
-            cosines = F.normalize(query, dim=-1) @ F.normalize(prototypes, dim=-1).transpose(1, 2)
+            cosines = unit(query) @ unit(prototypes).transpose(1, 2)
             return mask_absent(self.temperature * cosines, counts)
 
     def extra_repr(self) -> str:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewshot.prototypes import PADDING, at_least_float32, check_episodes, class_means, mask_absent
+from fewshot.prototypes import PADDING, at_least_float32, check_episodes, class_means, mask_absent, unit
 from fewshot.transport import exact_solver_name, exact_transport, sinkhorn
 
 SOLVERS = ("exact", "sinkhorn")
@@ -44,7 +44,7 @@ def emd_logits(
     if norm == "center":
         class_maps = class_maps - class_maps.mean(-1, keepdim=True)
         query = query - query.mean(-1, keepdim=True)
-    unit_query, unit_class = F.normalize(query, dim=-1), F.normalize(class_maps, dim=-1)
+    unit_query, unit_class = unit(query), unit(class_maps)
     similarity = unit_query.unsqueeze(2) @ unit_class.unsqueeze(1).transpose(-1, -2)  # (E, Q, K, M, M)
     if solver == "exact":
         plan = exact_transport(1 - similarity, query_weights, class_weights)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from fewshot.prototypes import at_least_float32, check_episodes, drop_padding, mask_absent, membership
+from fewshot.prototypes import at_least_float32, check_episodes, drop_padding, mask_absent, membership, unit
 
 
 def attend(query: Tensor, support: Tensor, real: Tensor) -> Tensor:
@@ -23,7 +22,7 @@ def matching_logits(support: Tensor, labels: Tensor, query: Tensor, n_way: int, 
     cosines is nearly flat. eps keeps the logarithm of a class without attention finite.
     """
     member = membership(labels, n_way, query.dtype)
-    attention = attend(query, F.normalize(drop_padding(support, labels), dim=-1), labels >= 0)
+    attention = attend(query, unit(drop_padding(support, labels)), labels >= 0)
     return mask_absent((attention @ member + eps).log(), member.sum(1))
 
 

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewshot.prototypes import at_least_float32, check_episodes, class_means, inner_products, mask_absent
+from fewshot.prototypes import (
+    at_least_float32,
+    check_episodes,
+    class_means,
+    inner_products,
+    inverse_length,
+    mask_absent,
+    unit,
+)
 
 
 class MetaBaseline(nn.Module):
@@ -25,6 +32,5 @@ class MetaBaseline(nn.Module):
         support, query = at_least_float32(support, query)
         with torch.autocast(support.device.type, enabled=False):
             prototypes, counts = class_means(support, support_labels, n_way)
-            lengths = torch.linalg.vector_norm(query, dim=-1, keepdim=True).clamp(min=1e-12)  # as F.normalize has it
-            cosines = inner_products(query, F.normalize(prototypes, dim=-1)) / lengths
+            cosines = inner_products(query, unit(prototypes)) * inverse_length(query)  # no copy of the queries
             return mask_absent(cosines * self.temperature, counts)

@@ -161,6 +161,21 @@ def _squared_norm(rows: Tensor) -> Tensor:
     return torch.linalg.vector_norm(rows, dim=-1).square()  # unlike a sum of squares, without a copy
 
 
+def unit(rows: Tensor, dim: int = -1, eps: float = 1e-12) -> Tensor:
+    """Return rows / L2 norm along an axis. A zero row stays zero and has no gradient.
+
+    (`torch.nn.functional.normalize` gives a zero row, such as a dead cell of a rectified map, a slope of 1 / eps, which
+    one step of SGD turns into a map of 1e10.)
+    """
+    return rows * inverse_length(rows, dim, eps)
+
+
+def inverse_length(rows: Tensor, dim: int = -1, eps: float = 1e-12) -> Tensor:
+    """Return 1 / L2 norm along an axis, which is kept; 0, without gradient, for a row whose norm is at most eps."""
+    length = torch.linalg.vector_norm(rows, dim=dim, keepdim=True)
+    return torch.where(length > eps, 1 / length.clamp(min=eps), 0.0)
+
+
 def at_least_float32(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Return the tensors with float16 and bfloat16 widened to float32: scores are differences of large sums."""
     return tuple(t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot.prototypes import (
@@ -15,6 +14,7 @@ from fewshot.prototypes import (
     drop_padding,
     mask_absent,
     squared_distances,
+    unit,
 )
 
 VARIANTS = ("UN", "L2N", "CL2N")
@@ -49,7 +49,7 @@ class SimpleShot(nn.Module):
                 centre = self._centre(support, support_labels, n_way)
                 support, query = support - centre, query - centre
             if self.variant != "UN":
-                support, query = F.normalize(support, dim=-1), F.normalize(query, dim=-1)
+                support, query = unit(support), unit(query)
             prototypes, counts = class_means(support, support_labels, n_way)
             return mask_absent(-squared_distances(query, prototypes), counts)
 

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewshot.prototypes import at_least_float32, check_episodes, class_means, drop_padding, mask_absent, membership
+from fewshot.prototypes import (
+    at_least_float32,
+    check_episodes,
+    class_means,
+    drop_padding,
+    mask_absent,
+    membership,
+    unit,
+)
 from fewshot.transductive import real_queries
 
 
@@ -81,7 +88,7 @@ class TIM(nn.Module):
         support, query = at_least_float32(drop_padding(support, support_labels), query)
         query, weight = real_queries(query, query_mask)
         with torch.autocast(support.device.type, enabled=False):
-            support, query = F.normalize(support, dim=-1), F.normalize(query, dim=-1)
+            support, query = unit(support), unit(query)
             target = membership(support_labels, n_way, support.dtype)
             means, counts = class_means(support, support_labels, n_way)
             weights = self._tune(means, support, target, query, weight)
