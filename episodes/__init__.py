@@ -6,6 +6,7 @@ from episodes.errors import UserError
 from episodes.evaluate import Evaluation, evaluate, evaluate_features, extract_features
 from episodes.extras import Extras
 from episodes.features import FeatureStore, open_features, read_features
+from episodes.files import EpisodeFile, read_episodes, write_episodes
 from episodes.fingerprint import weights_key
 from episodes.loaders import BatchImages, EpisodeImages, Pictures
 from episodes.metrics import mean_and_interval, paired_difference
@@ -17,6 +18,7 @@ __all__ = [
     "ArraySet",
     "BatchImages",
     "Episode",
+    "EpisodeFile",
     "EpisodeImages",
     "EpisodeSampler",
     "Evaluation",
@@ -35,6 +37,8 @@ __all__ = [
     "open_dataset",
     "open_features",
     "paired_difference",
+    "read_episodes",
     "read_features",
     "weights_key",
+    "write_episodes",
 ]

@@ -110,3 +110,17 @@ def stack(parts: Sequence[EpisodeBatch]) -> EpisodeBatch:
             start += len(part)
         arrays[name] = joined
     return EpisodeBatch(**arrays)
+
+
+def batch_of(episodes: Sequence[Episode]) -> EpisodeBatch:
+    """Stack episodes; all must have the same number of unknown queries."""
+    arrays = {
+        "numbers": np.array([episode.number for episode in episodes]),
+        "unknown": np.stack([episode.unknown for episode in episodes]),
+    }
+    for name, (padding, _) in PADDING.items():
+        rows = [getattr(episode, name) for episode in episodes]
+        arrays[name] = np.full((len(rows), max(map(len, rows))), padding, dtype=np.int64)
+        for place, row in enumerate(rows):
+            arrays[name][place, : len(row)] = row
+    return EpisodeBatch(**arrays)
