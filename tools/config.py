@@ -290,14 +290,14 @@ class Benchmark:
     run: str = "runs/benchmark"
     sources: dict[str, Any] = field(
         default_factory=lambda: {
-            "Latin": {"train": "glyphs:latin?variants=1", "val": "glyphs:armenian?variants=1"},
-            "Symbols": {"train": "glyphs:symbols?variants=1", "val": "glyphs:armenian?variants=1"},
+            "Cyrillic": {"train": "glyphs:cyrillic", "val": "glyphs:armenian"},
+            "Georgian": {"train": "glyphs:georgian", "val": "glyphs:armenian"},
         }
     )
     targets: dict[str, Any] = field(
         default_factory=lambda: {
-            "Greek": "glyphs:greek?variants=1",
-            "Georgian": "glyphs:georgian?variants=1",
+            "Greek": "glyphs:greek",
+            "Latin": "glyphs:latin?by=mod5&split=test",
             "Digits": "digits?size=32",
         }
     )
@@ -324,7 +324,7 @@ class Benchmark:
     head: dict[str, Any] = field(default_factory=dict)
     per_method: dict[str, Any] = field(default_factory=dict)
     pretrain: Optim = field(
-        default_factory=lambda: Optim(epochs=3, batch_size=64, temperature_lr=1e-3, schedule="cosine")
+        default_factory=lambda: Optim(epochs=4, batch_size=64, temperature_lr=1e-3, schedule="cosine")
     )
     meta: Optim = field(default_factory=lambda: Optim(epochs=1, lr=1e-4, schedule="cosine"))
     meta_episodes: Episodes = field(default_factory=lambda: Episodes(n_query=8, episodes=60))

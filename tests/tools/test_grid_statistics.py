@@ -113,7 +113,7 @@ def test_too_little_to_rank_is_said():
 
 def test_latex_is_balanced_and_escaped():
     found = grid()
-    text = to_latex(make_tables(found), ["Latin", "Sym_bols"], "5-way & more", "tab:a")
+    text = to_latex(make_tables(found), ["Cyrillic", "Sym_bols"], "5-way & more", "tab:a")
     assert text.count("{") == text.count("}")
     assert r"5-way \& more" in text and r"\emph{trained on Sym\_bols}" in text
     rows = [line for line in text.splitlines() if line.startswith(("ProtoNet", "Meta", "TIM"))]
@@ -129,7 +129,7 @@ def test_pictures_show_every_cell(tmp_path):
     assert len(heat.axes) == len(METHODS) * 2
     assert sum(len(axes.texts) for axes in heat.axes) == len(found.results) // 2
     assert [axes.get_title(loc="left") for axes in heat.axes] == [*found.titles().values(), *[""] * len(METHODS)]
-    assert [label.get_text() for label in heat.axes[-1].get_xticklabels()] == ["Greek", "Georgian", "Digits"]
+    assert [label.get_text() for label in heat.axes[-1].get_xticklabels()] == ["Greek", "Latin", "Digits"]
     forest = plot_differences(found, differences(found), tmp_path / "differences.png")
     assert len(forest.axes) == 3 * 2
     plot_ranks(rank(found), tmp_path / "ranks.png")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from backbones.errors import UserError, nearest
 from episodes.loaders import Pictures
 from fewshot.methods import METHODS, create_head, find_method
 from tools import session
-from tools.config import Benchmark, MetaTrain, Pretrain
+from tools.config import Benchmark, MetaTrain
 from tools.grid.plan import Job, kinds_of, machine_of, named, plan_jobs, shots_of, test_options, typed
 from tools.grid.training import own, pretrain_options, with_shots
 from tools.groups import Data, Optim
@@ -50,16 +51,26 @@ def check(config: Benchmark) -> list[Job]:
             check_numbers(MetaTrain(optim=own(config, method, "meta")))
     _check_training(config, sources, targets, plain)
     for name, target in targets.items():
-        for kind in kinds.values():
+        for kind_name, kind in kinds.items():
             for k in shots_of(config, kind):
-                episode_samplers(
-                    test_options(config, target["test"], kind, k, config.seeds[0]), plain[target["test"]], k
-                )
+                with within(f"targets.{name}, kind {kind_name}"):
+                    episode_samplers(
+                        test_options(config, target["test"], kind, k, config.seeds[0]), plain[target["test"]], k
+                    )
         for source, parts in sources.items():
             session.warn_shared(
                 sets[parts["train"]].class_names, sets[target["test"]].class_names, f"the target {name} has", source
             )
     return plan_jobs(config, {text: labels_key(dataset) for text, dataset in sets.items()})
+
+
+@contextlib.contextmanager
+def within(where: str) -> Iterator[None]:
+    """Say of which part of the grid a UserError is."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def _check_methods(config: Benchmark) -> None:
@@ -92,8 +103,11 @@ def _check_training(config: Benchmark, sources, targets, plain: dict[str, Pictur
             raise UserError(f"the source {name} has one class: training needs two at least")
         vals = {source["val"], *(target["val"] for target in targets.values())} - {None}
         for k in config.k_shot if any(METHODS[method].episodic for method in config.methods) else ():
-            session.make_sampler(train, with_shots(config, config.meta_episodes, k), 0)
+            with within(f"sources.{name}, {k}-shot training episodes"):
+                session.make_sampler(train, with_shots(config, config.meta_episodes, k), 0)
             for val in vals:
-                session.make_sampler(plain[val], with_shots(config, config.validation, k), 0)
+                with within(f"{k}-shot validation episodes from {val}"):
+                    session.make_sampler(plain[val], with_shots(config, config.validation, k), 0)
         for val in vals:
-            session.make_sampler(plain[val], Pretrain(validation=config.validation).validation, 0)
+            with within(f"validation episodes from {val}"):
+                session.make_sampler(plain[val], config.validation, 0)

@@ -16,18 +16,21 @@ from tools.grid.local_engine import needed, settled, unmet
 from tools.grid.plan import Job
 
 MISSING = "--engine ray needs Ray: pip install 'ray[default]>=2.9' (or pip install 'covey[ray]')"
-REPEATS = 3  # of a job whose worker was lost
 PASSED_ON = ("COVEY_CACHE", "COVEY_SHARED", "TORCH_HOME", "HF_HOME")  # environment that a job may depend on
 
 
 @dataclass(frozen=True)
 class Room:
-    """What Ray sets aside for a training or a test. address: of a running cluster, None for one on this machine."""
+    """What Ray sets aside for a job: CPUs of each of its processes, GPUs, and processes.
+
+    address: of a running cluster, None for one on this machine. repeats: of a job whose worker was lost.
+    """
 
     address: str | None = None
     cpus: int = 1
     gpus: float | None = None
     devices: int = 1
+    repeats: int = 3
 
 
 def import_ray() -> Any:
@@ -114,13 +117,13 @@ def run_ray(jobs: list[Job], root: Path, tell: Callable[[Outcome], None], room: 
         return
     ray = connect(room)
     try:
-        task = ray.remote(remote_job).options(max_retries=REPEATS, **resources(ray, room))
+        task, wanted = ray.remote(remote_job), resources(ray, room)
         references: dict[str, Any] = {}
         for job in todo:
             before = needed(job, by_name)
             waits = [references[name] for name in job.needs if name in references]
             start = asdict(before) if before else None
-            references[job.name] = task.options(name=job.name).remote(
+            references[job.name] = task.options(name=job.name, max_retries=room.repeats, **wanted).remote(
                 work, asdict(job), start, str(root), os.getcwd(), *waits
             )
         names = {reference: name for name, reference in references.items()}
@@ -128,19 +131,19 @@ def run_ray(jobs: list[Job], root: Path, tell: Callable[[Outcome], None], room: 
         while pending:
             (ready,), pending = ray.wait(pending)
             job = by_name[names[ready]]
-            outcome = fetch(ray, ready, job)
+            outcome = fetch(ray, ready, job, room.repeats)
             done[job.name] = unmet(job, by_name, done) or outcome  # a lost job's error is that of those that need it
             tell(done[job.name])
     finally:
         ray.shutdown()
 
 
-def fetch(ray: Any, reference: Any, job: Job) -> Outcome:
+def fetch(ray: Any, reference: Any, job: Job, repeats: int) -> Outcome:
     """Return how a job ended; one whose worker was lost again and again, or that Ray could not start, has failed."""
     try:
         return Outcome(**ray.get(reference))
     except ray.exceptions.WorkerCrashedError:
-        return Outcome(job.name, f"its worker died {REPEATS + 1} times, without memory or killed")
+        return Outcome(job.name, f"its worker died {repeats + 1} times: killed, or without memory")
     except ray.exceptions.RayError as error:
         first = (str(error).strip().splitlines() or [""])[-1]
         return Outcome(job.name, f"Ray could not do it: {type(error).__name__}: {first}")
