@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from backbones import UserError
 from backbones.checkpoint import write_atomically
 from fewshot.adm import ADM
+from fewshot.anil import ANIL
 from fewshot.baseline import Baseline
 from fewshot.baseline_pp import BaselinePP
 from fewshot.bd_cspn import BDCSPN
@@ -87,6 +88,7 @@ class Graph:
     """A module with what its file needs: names of inputs and output, and the name of the axis 0 of every input.
 
     inputs: an example of each, whose axis 0 is to be free and holds two rows at least.
+    reference: what the file is compared with, where it is not the module itself.
     """
 
     module: nn.Module
@@ -94,11 +96,12 @@ class Graph:
     names: tuple[str, ...]
     axes: tuple[str, ...]
     output: str
+    reference: nn.Module | None = None
 
     def run(self, inputs: Sequence[np.ndarray]) -> np.ndarray:
-        """Compute in torch, as it is."""
+        """Compute in torch what the file should compute."""
         with torch.no_grad():
-            return self.module(*(torch.from_numpy(x) for x in inputs)).numpy()
+            return (self.reference or self.module)(*(torch.from_numpy(x) for x in inputs)).numpy()
 
 
 def refusal(head: nn.Module, what: str, kind: str) -> str | None:
@@ -106,36 +109,31 @@ def refusal(head: nn.Module, what: str, kind: str) -> str | None:
 
     A program is a fixed list of operations: it can't go on until something has converged, nor call a library.
     """
-    name = type(head).__name__
     if getattr(head, "adapts", False):
-        return f"{name} trains the network on every support, which a fixed program can't"
+        return "it trains the network on every support, which a fixed program can't"
     if isinstance(head, MatchingNet) and head.support_encoder is not None:
-        return f"{name} with context packs its supports by their number, which a fixed program can't"
+        return "with context it packs the supports by their number, which a fixed program can't"
     if isinstance(head, ADM) and kind == "onnx":
-        return f"{name} needs the Cholesky factor of every query, which ONNX has no operator for: take --format torch"
-    if isinstance(head, DeepEMD):
-        if what == "episode":
-            return f"{name} tunes the maps of the classes by gradient descent: export a classifier"
-        if head.chosen_solver == "exact":
-            return (
-                f"{name} solves transport problems by a library: take the entropic plan, --model.head.solver sinkhorn"
-            )
+        return "it needs the Cholesky factor of every query, which ONNX has no operator for, take --format torch"
+    if isinstance(head, DeepEMD) and what == "episode":
+        return "it tunes the maps of the classes by gradient descent, export a classifier"
+    if isinstance(head, DeepEMD) and head.chosen_solver == "exact":
+        return "it solves transport problems by a library, take the entropic plan with --model.head.solver sinkhorn"
     if what == "classifier":
-        if getattr(head, "transductive", False):
-            return f"{name} is transductive: its answer for a picture depends on the others, see --what episode"
-        return None
+        joint = getattr(head, "transductive", False)
+        return (
+            "it is transductive, its answer for a picture depends on the others, see --what episode" if joint else None
+        )
     if isinstance(head, GoodEmbed):
-        return f"{name} fits a regression to each support until it has converged: export a classifier, fitted once"
-    if isinstance(head, (Baseline, BaselinePP)):
-        return f"{name} trains a classifier on each support: export a classifier, trained once"
+        return "it fits a regression to each support until it has converged, export a classifier, fitted once"
+    if isinstance(head, (Baseline, BaselinePP, ANIL)):
+        return "it trains a linear layer on each support, export a classifier, trained once"
     if isinstance(head, TIM):
-        return f"{name} tunes its weights by gradient descent on all queries of an episode"
-    if hasattr(head, "loop"):
-        return f"{name} trains on each support by gradient descent, which a fixed program can't"
+        return "it tunes its weights by gradient descent on all queries of an episode"
     if isinstance(head, BDCSPN) and head.top is not None and kind == "onnx":
-        return f"{name} sorts its queries, equal ones in their order, which ONNX does not promise: take --format torch"
+        return "it sorts its queries, equal ones in their order, which ONNX does not promise, take --format torch"
     if isinstance(head, FRN) and kind == "onnx":
-        return f"{name} solves linear systems, which ONNX has no operator for: take --format torch, or a classifier"
+        return "it solves linear systems, which ONNX has no operator for, take --format torch, or a classifier"
     return None
 
 
@@ -148,9 +146,10 @@ def save_program(
     Raises UserError when the network has an operation that cannot be exported, or a package is absent.
     """
     if kind == "onnx":
-        _need_onnx()
+        need_onnx()
     graph.module.eval().requires_grad_(False)
-    graph.run([x.numpy() for x in graph.inputs])  # tables that are cached must be real ones, not those of the tracer
+    with torch.no_grad():
+        graph.module(*graph.inputs)  # tables that are cached must be real ones, not those of the tracer
     axes = {name: {0: torch.export.Dim(axis, min=1)} for name, axis in zip(graph.names, graph.axes, strict=True)}
     try:
         with torch.no_grad():
@@ -192,7 +191,8 @@ def _save_onnx(program, graph: Graph, name: str, card: Mapping[str, object], ops
     Path(name).write_bytes(model.SerializeToString())
 
 
-def _need_onnx() -> None:
+def need_onnx() -> None:
+    """Raise a UserError with the install command where a package for ONNX files is absent."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -215,7 +215,7 @@ def open_program(path: str | Path) -> tuple[Program, dict]:
                 return module(*(torch.from_numpy(x) for x in inputs)).numpy()
 
         return run, json.loads(extra[CARD_FILE])
-    _need_onnx()
+    need_onnx()
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

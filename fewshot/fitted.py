@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fewshot.anil import ANIL
 from fewshot.baseline import Baseline, fit_linear
 from fewshot.baseline_pp import NORM_EPS, BaselinePP, fit_cosine
 from fewshot.covnet import CovNet, second_moment_root
@@ -165,6 +166,10 @@ def _baseline_pp(head: BaselinePP, support: Tensor, labels: Tensor, n_way: int) 
     return Linear(*fitted, NORM_EPS)
 
 
+def _anil(head: ANIL, support: Tensor, labels: Tensor, n_way: int) -> nn.Module:
+    return Linear(*_affine(lambda query: head(support, labels, query, n_way), support.shape[-1], support))
+
+
 def _means(head: nn.Module, support: Tensor, labels: Tensor, n_way: int) -> nn.Module:
     return KeptSupport(head, class_means(support, labels, n_way)[0][0], torch.arange(n_way), n_way)
 
@@ -212,6 +217,7 @@ FITTED: dict[type[nn.Module], Callable[[nn.Module, Tensor, Tensor, int], nn.Modu
     GoodEmbed: _logistic,
     Baseline: _baseline,
     BaselinePP: _baseline_pp,
+    ANIL: _anil,
     ProtoNet: _means,
     MetaBaseline: _means,
     MetaDeepBDC: _meta_deepbdc,

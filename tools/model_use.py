@@ -13,11 +13,11 @@ from tools.groups import Machine
 LIBRARY_METHOD = "good_embed"  # needs no training of ours, and does well on features that were trained on many classes
 
 
-def one_device(machine: Machine) -> Machine:
-    """Return the machine options for a job on one device; raises UserError where several are asked for."""
+def one_device(machine: Machine, **changes: str) -> Machine:
+    """Return the machine options, with changes, for one device; raises UserError where several are asked for."""
     if str(machine.devices) not in ("1", "auto") or machine.num_nodes != 1:
         raise UserError("this script works on one device: leave --machine.devices and --machine.num_nodes at 1")
-    return replace(machine, devices=1)
+    return replace(machine, devices=1, **changes)
 
 
 def read_model(config, say: Callable[[str], None]) -> Loaded:

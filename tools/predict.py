@@ -33,7 +33,8 @@ def predict(config: Predict) -> dict:
     if config.unknown_below is not None and predictions.UNKNOWN in support.class_names:
         raise UserError(f"a class is named '{predictions.UNKNOWN}', as pictures without a class are: rename its folder")
     queries = loose_set(find_pictures(config.query))
-    support, queries, skipped = predictions.readable(support, queries, config.skip_broken)
+    support, _ = predictions.readable(support, config.skip_broken)
+    queries, skipped = predictions.readable(queries, config.skip_broken)
     predictions.warn_shared_files(support.names, queries.names)
 
     fabric = session.open_fabric(model_use.one_device(config.machine), config.seed)
@@ -50,8 +51,6 @@ def predict(config: Predict) -> dict:
     run = session.open_run(config, fabric)
     classifier.fit(support, show=True)
     print(f"{method.title}: {len(support)} supports of {len(support.class_names)} classes, {len(queries)} pictures")
-    if skipped:
-        print(f"{len(skipped)} pictures cannot be read and are left out: {', '.join(skipped[:5])}, see metrics.json")
     if classifier.transductive:
         print("all pictures are looked at together: each answer depends on the others that were asked about")
     result = predictions.Predictions(

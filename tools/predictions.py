@@ -14,12 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from backbones import UserError
-from episodes.check import check_images, drop_broken, refuse_broken
+from episodes.check import drop_broken, refuse_broken
 from episodes.dataset import FileSet
 from episodes.metrics import confusion_matrix
 from episodes.run import write_json, write_text
-from episodes.sources.loose import loose_set
 
 UNKNOWN = "unknown"
 MOST_ROWS = 30  # of the terminal table; more pictures are summed up
@@ -115,19 +113,17 @@ def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
     return max((centre - half) / (1 + spread), 0.0), min((centre + half) / (1 + spread), 1.0)
 
 
-def readable(support: FileSet, queries: FileSet, skip_broken: bool) -> tuple[FileSet, FileSet, list[str]]:
-    """Refuse files that cannot be read, or leave them out; returns both sets and the names of the queries left out."""
-    if not skip_broken:
-        refuse_broken(support)
-        refuse_broken(queries)
-        return support, queries, []
-    support, broken = drop_broken(support), check_images(queries)
-    if not broken:
-        return support, queries, []
-    if len(broken) == len(queries):
-        raise UserError(f"none of the {len(queries)} pictures can be read, such as '{broken[0].name}': replace them")
-    keep = np.setdiff1d(np.arange(len(queries)), [item.index for item in broken])
-    return support, loose_set([queries.names[i] for i in keep]), [item.name for item in broken]
+def readable(dataset: FileSet | None, skip_broken: bool) -> tuple[FileSet | None, list[str]]:
+    """Refuse files that cannot be read, or leave them out; returns the set and the names of the files left out.
+
+    Raises UserError for broken files that are not to be skipped, and for a class of which none is left.
+    """
+    if dataset is None or not skip_broken:
+        if dataset is not None:
+            refuse_broken(dataset)
+        return dataset, []
+    kept = drop_broken(dataset)  # says in a warning what is left out
+    return kept, sorted(set(dataset.names) - set(kept.names))
 
 
 def warn_shared_files(support: Sequence[str], queries: Sequence[str]) -> None:
@@ -185,7 +181,8 @@ def draw(
     if not count:
         return
     shown = np.concatenate([np.flatnonzero(labels == k)[:SHOWN] for k in range(len(names))])
-    known, asked = (Pictures(part, size, (0.0,) * 3, (1.0,) * 3) for part in (support, queries))
+    side = max(size, 112)  # the part of a picture that the network sees, sharp enough to look at
+    known, asked = (Pictures(part, side, (0.0,) * 3, (1.0,) * 3) for part in (support, queries))
     pixels = plain_pixels(known, shown)
     for page in range(count):
         part = slice(page * COLUMNS * ROWS, min((page + 1) * COLUMNS * ROWS, len(result.files)))

@@ -26,7 +26,7 @@ def test_a_run_leaves_everything_behind(tmp_path, packs, pretrained):
     start = pretrained["meta_deepbdc"]
     metrics = meta_train(tiny.meta_options(tmp_path, str(start), packs["train"], packs["val"]))
     names = {"config.yaml", "environment.json", "log.jsonl", "history.csv", "metrics.json", "best.safetensors"}
-    assert names | {"last.ckpt", "curves.png", "tensorboard"} == {path.name for path in tmp_path.iterdir()}
+    assert names | {"last.ckpt", "curves.png", "card.md", "tensorboard"} == {path.name for path in tmp_path.iterdir()}
     assert metrics["steps"] == 2 * 6
     state, card = read_checkpoint(metrics["weights"])
     assert (card["stage"], card["method"], card["k_shot"], card["n_way"]) == ("meta", "meta_deepbdc", 1, 5)

@@ -36,7 +36,7 @@ def test_a_run_leaves_everything_behind(tmp_path, packs):
     files = {path.name for path in run.iterdir()}
     assert files == {
         *("config.yaml", "environment.json", "log.jsonl", "history.csv", "metrics.json"),
-        *("best.safetensors", "last.ckpt", "curves.png", "tensorboard"),
+        *("best.safetensors", "last.ckpt", "curves.png", "card.md", "tensorboard"),
     }
     assert list((run / "tensorboard").glob("events.*"))
     assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
