@@ -193,7 +193,7 @@ def _train_epoch(fabric, team, model, module, step, batches, loader, optimizer, 
             size = len(batch["images"]) * (float(batch.get("weight", 1.0)) > 0)
             _add(state.sums, {**{k: float(v.detach()) * size for k, v in values.items()}, "size": size})
             state.step, state.in_epoch = state.step + 1, state.in_epoch + 1
-            bar.advance(loss=state.sums["loss"] / state.sums["size"])
+            bar.advance(loss=state.sums["loss"] / max(state.sums["size"], 1))
             if run is not None and plan.save_steps and state.step % plan.save_steps == 0 and moves:
                 with together(team):
                     _check_weights(module, state, run)  # a checkpoint must be one to go on from

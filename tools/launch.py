@@ -39,9 +39,9 @@ def open_fabric(machine: Machine, seed: int) -> lightning_fabric.Fabric:
     try:
         fabric = _fabric(machine, devices, nodes, "auto")
         if isinstance(fabric.strategy, DDPStrategy):
+            _check_sync(machine, fabric)
             fabric = _fabric(machine, devices, nodes, _strategy(fabric, machine))
             follow_the_launcher()
-        _check_sync(machine, fabric)
         fabric.launch()
     except (ValueError, RuntimeError, lightning_fabric.utilities.exceptions.MisconfigurationException) as error:
         if isinstance(error, UserError):
@@ -110,7 +110,7 @@ _CUDA = lightning_fabric.accelerators.CUDAAccelerator
 
 
 def _check_sync(machine: Machine, fabric) -> None:
-    if machine.sync_batchnorm and fabric.world_size > 1 and not isinstance(fabric.accelerator, _CUDA):
+    if machine.sync_batchnorm and not isinstance(fabric.accelerator, _CUDA):
         raise UserError(
             "machine.sync_batchnorm needs GPUs, since torch has synchronised batch statistics for them alone: "
             "leave it out, or train on one process"
