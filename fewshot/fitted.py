@@ -103,7 +103,7 @@ class Reconstruction(nn.Module):
     def __init__(self, head: FRN, rebuild: Tensor):
         super().__init__()
         self.divisor = head.divisor
-        self.register_buffer("rebuild", rebuild)
+        self.register_buffer("rebuild", rebuild.contiguous())  # a solver returns its columns one by one
         self.register_buffer("beta", head.beta.detach().clone())
         self.register_buffer("scale", head.scale.detach().clone())
 
