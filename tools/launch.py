@@ -18,7 +18,8 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import nn
 
 from backbones import UserError
-from episodes.processes import lost
+from episodes.errors import Elsewhere
+from episodes.processes import ProcessLost, lost
 from episodes.seeds import INIT, derive
 from tools.groups import Machine
 
@@ -48,6 +49,8 @@ def open_fabric(machine: Machine, seed: int) -> lightning_fabric.Fabric:
             raise
         reason = "the processes did not find each other in time" if lost(error) else str(error).splitlines()[0]
         raise UserError(f"cannot use this machine as asked: {reason}") from error
+    if fabric.world_size > 1 and fabric.device.type == "cpu":
+        speak_when_told_to_end(fabric.global_rank)
     if machine.threads:  # after the launch, which shares the cores out where nobody names a number
         torch.set_num_threads(machine.threads)
     if not fabric.is_global_zero:
@@ -138,6 +141,20 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         alone.wait(1.0)
     os.kill(os.getpid(), signal.SIGKILL)  # blocked in a collective, it would hear nothing else
+
+
+def speak_when_told_to_end(rank: int) -> None:
+    """Turn SIGTERM, by which launchers end the rest when one process has ended, into a sentence.
+
+    Not where a GPU may keep the process from listening: it would only end later.
+    """
+
+    def told(number, frame) -> None:
+        text = f"process {rank} was told to end (SIGTERM), as when another one has ended; go on with --resume true"
+        raise (ProcessLost if rank < 2 else Elsewhere)(text)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, told)
 
 
 class _LastWord(logging.Handler):
