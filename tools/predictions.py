@@ -170,7 +170,7 @@ def draw(
     from episodes.loaders import Pictures
     from episodes.plots import plot_confusion
     from episodes.prediction_sheet import COLUMNS, ROWS, SHOWN, Predicted, pages, plot_sheet
-    from tools.scoring import plain_pixels
+    from tools.picturing import plain_pixels
 
     for old in folder.glob("sheet_*.png"):
         old.unlink()
