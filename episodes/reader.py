@@ -30,8 +30,7 @@ class EpisodeFile(NumberedEpisodes):
     but what else is drawn with an episode, such as the augmentation of its pictures.
 
     path, dataset: of the file and the data set that its items are in.
-    header: what the file says about itself. sizes: the rule of its sizes, None where it names none.
-    extras: of the first episode, as far as they can be told.
+    header: what the file says about itself. sizes, extras: the rules that it names; sizes are None where it names none.
     Raises UserError for a file that cannot be read, is damaged or cut off, is of another data set, or holds an episode
     that cannot be scored.
     """
@@ -69,6 +68,11 @@ class EpisodeFile(NumberedEpisodes):
 def read_episodes(path: str | Path, dataset: ImageSet, rank: int = 0, world_size: int = 1) -> EpisodeFile:
     """Read the episodes that `episodes.files.write_episodes` wrote, for this or another copy of their data set."""
     return EpisodeFile(path, dataset, rank, world_size)
+
+
+def read_rule(path: str | Path) -> tuple[FixedSizes | MetaDatasetSizes | ImbalancedSizes | None, Extras]:
+    """Return the rule of sizes (None where it names none) and the extras that a file's header names."""
+    return _rule(Path(path), _header(Path(path), next(read_lines(path), "")))
 
 
 def _frozen(batch: EpisodeBatch) -> EpisodeBatch:

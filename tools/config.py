@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tools.groups import Data, Episodes, Machine, Model, Optim, Validation
+from tools.groups import Data, Episodes, Kind, Machine, Model, Optim, Validation
 
 
 @dataclass
@@ -139,6 +139,9 @@ class Evaluate:
         episodes: episodes of each test.
         repeats: independent sets of that many episodes.
         drop_small: leave out classes with too few pictures instead of refusing them.
+        episode_file: take the episodes of this file, which another test wrote; they win over n_way, k_shot, n_query,
+            episodes, seed and kind.
+        write_episodes: write the test episodes into episodes/ in the run folder, one file a data set, shot and repeat.
         seed: of the episodes; the same seed gives every method the same episodes.
         size: side of the pictures in pixels; null takes the checkpoint's.
         cache: compute the features of every picture once and keep them on disk, for later tests of these weights too,
@@ -149,6 +152,7 @@ class Evaluate:
         skip_broken: leave out files that cannot be read, with their names in a warning.
         download: let torchvision fetch a data set that is absent.
         overwrite: replace results in the folder.
+        kind: what the episodes are like beyond their way, shot and queries
         model: for checkpoints without a card, and the arguments of the head
         machine: the machine
     """
@@ -165,6 +169,8 @@ class Evaluate:
     episodes: int = 2000
     repeats: int = 1
     drop_small: bool = False
+    episode_file: str | None = None
+    write_episodes: bool = False
     seed: int = 0
     size: int | None = None
     cache: Literal["disk", "memory", "none"] = "disk"
@@ -174,6 +180,7 @@ class Evaluate:
     skip_broken: bool = False
     download: bool = False
     overwrite: bool = False
+    kind: Kind = field(default_factory=Kind)
     model: Model = field(default_factory=Model)
     machine: Machine = field(default_factory=Machine)
 

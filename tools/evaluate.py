@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tools.cli import run_tool
 from tools.config import Evaluate
 from tools.groups import Data
@@ -19,9 +17,12 @@ def evaluate(config: Evaluate) -> dict:
     from fewshot.maml import with_encoder
     from tools import session
     from tools.heads import build_heads, centre_on_base, notes_of
-    from tools.scoring import episode_samplers, score_set
+    from tools.kinds import episode_samplers, kind_notes, said_of_file, settled, write_all
+    from tools.picturing import draw_tests
+    from tools.scoring import score_set
 
     session.check(config)
+    config = settled(config)
     fabric = session.open_fabric(config.machine, config.seed)
     say, team = session.speaker(fabric), team_of(fabric)
     with session.together(fabric):
@@ -48,9 +49,15 @@ def evaluate(config: Evaluate) -> dict:
             session.warn_shared(
                 loaded.card.get("class_names", []), pictures.dataset.class_names, f"{name} has", "training"
             )
-            for k in config.k_shot:
-                episode_samplers(config, pictures, k)  # refuses classes that are too few or too small, before any work
+            for k in config.k_shot:  # refuses classes that are too few or too small, before any work
+                first = episode_samplers(config, pictures, k)[0]
+        if config.episode_file is not None:
+            say(said_of_file(config, first))
         run = session.open_run(config, fabric)
+        if config.write_episodes and run.main:
+            for name, pictures in sets.items():
+                for path in write_all(run.path / "episodes", name, config, pictures, safe_name(name)):
+                    say(f"episodes written to {path}")
     scores = []
     weights = weights_key(encoder, config.machine.precision) if config.cache == "disk" else ""
     if base:
@@ -60,22 +67,34 @@ def evaluate(config: Evaluate) -> dict:
         scores += some
         with session.together(fabric):
             if config.pictures and team.main:
-                draw(run.path, name, config, pictures, some, features, heads, fabric.device)
-    return finish(run, config, method, loaded, scores, notes_of(heads))
+                place = run.path / "pictures" / safe_name(name)
+                draw_tests(place, config, pictures, some, features, heads, fabric.device)
+    notes = {**notes_of(heads), **kind_notes(config, first, heads.values())}
+    return finish(run, config, method, loaded, scores, first, notes)
 
 
-def finish(run, config: Evaluate, method: str, loaded, scores, notes: dict[str, str]) -> dict:
-    """Write metrics, per-episode results and the table; print the table."""
+def finish(run, config: Evaluate, method: str, loaded, scores, sampler, notes: dict[str, str]) -> dict:
+    """Write metrics, per-episode results and the table; print the table.
+
+    sampler: of one of the tests, for what the episodes are like.
+    """
     from rich.console import Console
 
     from episodes.run import write_text
     from fewshot.methods import METHODS
+    from tools.kinds import describe, kind_record
     from tools.table import Table
 
-    groups = [(name, [f"{k}-shot" for k in config.k_shot]) for name in config.test]
-    title = f"{METHODS[method].title}, {config.n_way}-way, {config.n_query} queries a class"
-    cells = {(METHODS[method].title, s.test, f"{s.k_shot}-shot"): s.cell() for s in scores}
-    table = Table(title, [METHODS[method].title], groups, cells, notes)
+    row = METHODS[method].title
+    groups: dict[str, list[str]] = {name: [] for name in config.test}
+    cells = {}
+    for score in scores:
+        groups[score.test].append(score.column)
+        cells[row, score.test, score.column] = score.cell()
+        if score.auroc is not None:
+            groups[score.test].append(f"{score.column} AUROC")
+            cells[row, score.test, f"{score.column} AUROC"] = score.cell("auroc")
+    table = Table(f"{row}, {describe(config, sampler)}", [row], list(groups.items()), cells, notes)
     metrics = {
         "method": method,
         "checkpoint": config.checkpoint,
@@ -83,6 +102,7 @@ def finish(run, config: Evaluate, method: str, loaded, scores, notes: dict[str, 
         "n_way": config.n_way,
         "n_query": config.n_query,
         "seed": config.seed,
+        **kind_record(config, sampler),
         "notes": notes,
         "scores": [score.row() for score in scores],
     }
@@ -90,45 +110,18 @@ def finish(run, config: Evaluate, method: str, loaded, scores, notes: dict[str, 
     if not run.main:
         return metrics
     write_text(run.path / "table.md", table.to_markdown())
-    lines = ["test,k_shot,repeat,episode,accuracy"]
+    open_set = scores[0].auroc is not None
+    lines = ["test,k_shot,repeat,episode,accuracy" + (",auroc" if open_set else "")]
     for score in scores:
         for repeat, part in enumerate(score.evaluations):
-            pairs = zip(part.numbers.tolist(), part.accuracies.tolist(), strict=True)
-            lines += [f'"{score.test}",{score.k_shot},{repeat},{number},{a:.6f}' for number, a in pairs]
+            columns = [part.accuracies, part.auroc] if open_set else [part.accuracies]
+            for number, *values in zip(part.numbers.tolist(), *(c.tolist() for c in columns), strict=True):
+                figures = ",".join(f"{value:.6f}" for value in values)
+                lines.append(f'"{score.test}",{score.k_shot},{repeat},{number},{figures}')
     write_text(run.path / "episodes.csv", "\n".join(lines) + "\n")
     Console().print(table.to_rich())
     print(f"results in {run.path}")
     return metrics
-
-
-def draw(folder: Path, name: str, config: Evaluate, pictures, scores, features, heads, device) -> None:
-    """Draw confusion, per-class accuracy, example episodes and an embedding map of one data set."""
-    import numpy as np
-
-    from episodes.episode_plot import plot_episode
-    from episodes.evaluate import take
-    from episodes.plots import plot_confusion, plot_embedding, plot_per_class
-    from tools.scoring import episode_samplers, picture_of
-
-    names, place = pictures.dataset.class_names, folder / "pictures" / safe_name(name)
-    place.mkdir(parents=True, exist_ok=True)
-    for score in scores:
-        shots = f"{score.k_shot}shot"
-        np.save(place / f"confusion_{shots}.npy", score.confusion)
-        plot_confusion(score.confusion, names, place / f"confusion_{shots}.png")
-        plot_per_class(score.evaluations[0].per_class, names, place / f"per_class_{shots}.png")
-        if features is not None:
-            sampler = episode_samplers(config, pictures, score.k_shot)[0]
-            shown = picture_of(name, pictures, sampler, 0, {"": features}, {"": heads[score.k_shot]}, device=device)
-            plot_episode(
-                shown.support_images, shown.support_labels, shown.query_images, shown.query_labels,
-                shown.predictions[""], shown.class_names, place / f"episode_{shots}.png",
-            )  # fmt: skip
-    if features is not None and len(features.shape) == 2:
-        chosen = np.flatnonzero(pictures.dataset.labels < 10)
-        plot_embedding(
-            take(features, chosen).cpu().numpy(), pictures.dataset.labels[chosen], names[:10], place / "map.png"
-        )
 
 
 def safe_name(spec: str) -> str:

@@ -152,14 +152,17 @@ class Kind:
 
     Args:
         sizes: fixed (n_way, k_shot, n_query), meta_dataset (way, shots and queries drawn anew for every episode by the
-            published rule) or imbalanced (shots, queries or both differ between the classes).
+            published rule) or imbalanced (shots, queries or both differ between the classes). Where the shots vary, a
+            head that depends on the shot is built for the largest k_shot.
         shots: fewest and most supports of a class in imbalanced episodes; null gives each class k_shot.
         query_alpha: concentration of the Dirichlet law that shares the n_way * n_query queries of an imbalanced episode
             among its classes (2 in the paper); null gives each class n_query.
+        max_way: classes in a meta_dataset episode, at most; unknown and distractor classes come on top of them.
         unknown_ways: open-set episodes: classes whose queries belong to none of the episode's classes.
         unknown_queries: queries of each of them; null takes n_query.
         open_score: by which a head tells known from unknown queries: probability (the largest) or logit.
-        unlabelled: semi-supervised episodes: unlabelled pictures of each class.
+        unlabelled: semi-supervised episodes: unlabelled pictures of each class; a class that an episode of variable
+            sizes has nearly used up gives what is left.
         distractor_ways: further classes that unlabelled pictures are of.
         distractors: unlabelled pictures of each of those; null takes unlabelled.
     """
@@ -167,6 +170,7 @@ class Kind:
     sizes: Literal["fixed", "meta_dataset", "imbalanced"] = "fixed"
     shots: list[int] | None = None
     query_alpha: float | None = None
+    max_way: int = 50
     unknown_ways: int = 0
     unknown_queries: int | None = None
     open_score: Literal["probability", "logit"] = "probability"

@@ -18,6 +18,13 @@ LEAST = {
     "n_way": 2,
     "k_shot": 1,
     "n_query": 1,
+    "shots": 1,
+    "max_way": 5,
+    "unknown_ways": 0,
+    "unknown_queries": 1,
+    "unlabelled": 0,
+    "distractor_ways": 0,
+    "distractors": 1,
     "episodes": 1,
     "episodes_per_step": 1,
     "size": 1,
@@ -35,7 +42,7 @@ LEAST = {
     "sheets": 0,
     "opset": 18,
 }
-POSITIVE = ("lr", "temperature_lr", "clip_norm", "distill_temperature", "tolerance")
+POSITIVE = ("lr", "temperature_lr", "clip_norm", "distill_temperature", "tolerance", "query_alpha")
 BELOW_ONE = ("dropout", "momentum", "unknown_below")
 NOT_EMPTY = ("test", "k_shot", "methods", "seeds", "sources", "targets", "kinds")
 # What Lightning Fabric knows, and its short names of the same.
@@ -61,6 +68,24 @@ def out_of_range(config: Any) -> str | None:
     for name, optim in _groups(config):
         if getattr(optim, "name", "") == "sgd" and optim.nesterov and not optim.momentum > 0:
             return f"Nesterov's step needs momentum above 0: raise {name}.momentum, or --{name}.nesterov false"
+    return wrong_kind(config.kind) if hasattr(config, "kind") else None
+
+
+def wrong_kind(kind: Any) -> str | None:
+    """Say which options of a `tools.groups.Kind` do not fit together; None if all do."""
+    uneven = kind.shots is not None or kind.query_alpha is not None
+    if kind.shots is not None and (len(kind.shots) != 2 or not 1 <= kind.shots[0] <= kind.shots[1]):
+        return f"kind.shots is {kind.shots}: it must be the fewest and the most supports of a class, such as [1, 5]"
+    if uneven and kind.sizes != "imbalanced":
+        return "kind.shots and kind.query_alpha are of imbalanced episodes: add kind.sizes imbalanced"
+    if kind.sizes == "imbalanced" and not uneven:
+        return "imbalanced episodes need kind.shots, kind.query_alpha or both, to say what differs between the classes"
+    if kind.unknown_queries is not None and not kind.unknown_ways:
+        return "kind.unknown_queries needs kind.unknown_ways, the classes that they are of"
+    if kind.distractors is not None and not kind.distractor_ways:
+        return "kind.distractors needs kind.distractor_ways, the classes that they are of"
+    if kind.distractor_ways and not (kind.distractors or kind.unlabelled):
+        return "kind.distractor_ways needs kind.distractors, the pictures of each of these classes"
     return None
 
 

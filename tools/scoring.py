@@ -11,28 +11,36 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from episodes.evaluate import Evaluation, evaluate_features, evaluate_images, take
-from episodes.features import FeatureStore, open_features
+from episodes.evaluate import Evaluation, evaluate_features, evaluate_images
+from episodes.evaluation import summary_of
+from episodes.features import open_features
 from episodes.loaders import Pictures
 from episodes.metrics import mean_and_interval
+from episodes.open_set import OpenSet
 from episodes.processes import ALONE, Team
-from episodes.sampler import EpisodeSampler
 from episodes.shards import extract_shared, score_shared
 from fewshot.maml import as_they_are
 from tools.config import Evaluate
-from tools.table import Cell, EpisodePicture
+from tools.kinds import column_of, episode_samplers
+from tools.picturing import Features, picture_of
+from tools.table import Cell
 
-Features = Tensor | FeatureStore
+__all__ = ["Features", "Score", "episode_samplers", "picture_of", "score_set"]
+
 DEVICE_BYTES = 8 << 30  # features that go to a GPU as a whole
 
 
 @dataclass
 class Score:
-    """Results of one method on one data set and shot: `repeats` evaluations of the same number of episodes."""
+    """Results of one method on one data set and shot: `repeats` evaluations of the same number of episodes.
+
+    k_shot: that the head was built for. column: the shots of the episodes, as the head of a column.
+    """
 
     test: str
     k_shot: int
     evaluations: list[Evaluation]
+    column: str = ""
 
     @property
     def accuracies(self) -> np.ndarray:
@@ -44,42 +52,30 @@ class Score:
         """Counts of all repeats, (K, K)."""
         return sum(part.confusion for part in self.evaluations)
 
-    def cell(self) -> Cell:
-        """Return the table cell."""
-        mean, interval = mean_and_interval(self.accuracies)
+    @property
+    def auroc(self) -> np.ndarray | None:
+        """AUROCs of all episodes of all repeats, fractions; None without unknown queries."""
+        if self.evaluations[0].auroc is None:
+            return None
+        return np.concatenate([part.auroc for part in self.evaluations])
+
+    @property
+    def open_set(self) -> OpenSet | None:
+        """Scores and mean curve of all repeats, for pictures; None without unknown queries."""
+        parts = [part.open_set for part in self.evaluations]
+        return OpenSet.merge(parts) if parts[0] is not None else None
+
+    def cell(self, of: str = "accuracies") -> Cell:
+        """Return the table cell of the accuracies, or of "auroc"."""
+        values = getattr(self, of)
         seconds = sum(part.seconds + part.feature_seconds for part in self.evaluations)
-        return Cell(mean, interval, len(self.accuracies), seconds)
+        return Cell(*mean_and_interval(values), len(values), seconds)
 
     def row(self) -> dict[str, object]:
         """Return the entry for `metrics.json`."""
-        mean, interval = mean_and_interval(self.accuracies)
-        total = {"accuracy": mean, "interval": interval, "episodes": len(self.accuracies)}
-        return {
-            "test": self.test, "k_shot": self.k_shot, **total, "repeats": [part.summary() for part in self.evaluations]
-        }  # fmt: skip
-
-
-def episode_samplers(config: Evaluate, pictures: Pictures, k_shot: int, team: Team = ALONE) -> list[EpisodeSampler]:
-    """Build the samplers of all repeats; the seed, data set and sizes alone decide the episodes.
-
-    team: the samplers go over this process's share.
-    """
-    return [
-        EpisodeSampler(
-            pictures.dataset.labels,
-            config.n_way,
-            k_shot,
-            config.n_query,
-            config.episodes,
-            config.seed,
-            repeat,
-            drop_small=config.drop_small,
-            class_names=pictures.dataset.class_names,
-            rank=team.rank,
-            world_size=team.size,
-        )
-        for repeat in range(config.repeats)
-    ]
+        total = summary_of(self.accuracies, self.auroc)
+        shots = {"k_shot": self.k_shot} | ({"shots": self.column} if self.column else {})
+        return {"test": self.test, **shots, **total, "repeats": [part.summary() for part in self.evaluations]}
 
 
 def score_set(
@@ -111,16 +107,16 @@ def score_set(
         features, seconds = timed_features(name, config, encode, pictures, device, show, weights, team)
     for k, head in heads.items():
         head.to(device)
-        parts = []
+        parts, options = [], {"show": show, "device": device, "open_score": config.kind.open_score}
         for sampler in samplers[k]:
             if features is None:
-                score = partial(evaluate_images, encode, head, pictures, sampler, device, show=show)
+                score = partial(evaluate_images, encode, head, pictures, sampler, **options)
             else:
                 n_classes = len(pictures.dataset.class_names)
-                score = partial(evaluate_features, head, features, sampler, n_classes, show=show, device=device)
+                score = partial(evaluate_features, head, features, sampler, n_classes, **options)
             parts.append(score_shared(team, sampler, score))
         parts[0].feature_seconds = seconds if not scores else 0.0  # counted where they were computed
-        scores.append(Score(name, k, parts))
+        scores.append(Score(name, k, parts, column_of(samplers[k][0])))
     return scores, given if adapting else features
 
 
@@ -149,47 +145,3 @@ def timed_features(
     if torch.device(device).type != "cpu" and len(store) * store.row_bytes <= DEVICE_BYTES:
         return store.tensor().to(device), seconds
     return store, seconds
-
-
-@torch.no_grad()
-def picture_of(
-    title: str,
-    pictures: Pictures,
-    sampler: EpisodeSampler,
-    number: int,
-    features: dict[str, Features],
-    heads: dict[str, nn.Module],
-    queries: int = 4,
-    device: torch.device | str | None = None,
-) -> EpisodePicture:
-    """Collect the pictures of one episode and what every method says about its queries.
-
-    features, heads: by method; queries: how many of each class to show. device: of the heads, default the features'.
-    """
-    episode = sampler[number]
-    query = np.concatenate([np.flatnonzero(episode.query_labels == c)[:queries] for c in range(episode.n_way)])
-    labels = torch.tensor(np.array(episode.support_labels))[None]
-    said = {}
-    for name, head in heads.items():
-        rows = features[name]
-        # all queries are asked, since a transductive head answers by all of them
-        support, asked = (take(rows, x[None]) for x in (episode.support, episode.query))
-        support, asked = support.to(device or support.device), asked.to(device or asked.device)
-        answers = head(support, labels.to(support.device), asked, n_way=episode.n_way)[0].argmax(-1).cpu().numpy()
-        said[name] = answers[query]
-    names = [pictures.dataset.class_names[c] for c in episode.classes]
-    return EpisodePicture(
-        title,
-        plain_pixels(pictures, episode.support),
-        episode.support_labels,
-        plain_pixels(pictures, episode.query[query]),
-        episode.query_labels[query],
-        names,
-        said,
-    )
-
-
-def plain_pixels(pictures: Pictures, indices: np.ndarray) -> Tensor:
-    """Return what the network sees of some items, without the normalisation: uint8 (N, 3, S, S)."""
-    plain = Pictures(pictures.dataset, pictures.size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    return (plain.load(indices) * 255).round().clamp(0, 255).to(torch.uint8)

@@ -163,6 +163,8 @@ class EpisodePicture:
     support_images (S, 3, H, W), query_images (Q, 3, H, W): uint8, arrays or tensors.
     support_labels (S,), query_labels (Q,): numbers 0..n_way-1; -1 marks padding, which is not shown.
     class_names: (n_way,).  predictions: method -> (Q,) predicted labels.
+    unknown_images (U, 3, H, W): queries of other classes; unknown_predictions: method -> (U,) what was said of them.
+    unlabelled_images (M, 3, H, W), unlabelled_labels (M,): further pictures, -2 marking distractors.
     """
 
     title: str
@@ -172,3 +174,7 @@ class EpisodePicture:
     query_labels: Any
     class_names: list[str]
     predictions: dict[str, Any]
+    unknown_images: Any = None
+    unknown_predictions: dict[str, Any] = field(default_factory=dict)
+    unlabelled_images: Any = None
+    unlabelled_labels: Any = None
