@@ -92,8 +92,9 @@ def card_of(config, loaded: Loaded, graph: Graph, facts: dict[str, Any]) -> dict
         out = graph.module(*graph.inputs)
     shapes = zip(graph.names, graph.axes, graph.inputs, strict=True)
     known = environment()
+    stage = loaded.card.get("stage") or ("library" if config.checkpoint is None else "not recorded")
     return {
-        **plan.card(loaded.card.get("stage", "library")),
+        **plan.card(stage),
         "what": config.what,
         "format": config.format,
         **facts,
