@@ -15,6 +15,9 @@ CASES = {
     "sampler": ("tools.bench.sampler", "choosing the items of episodes, against learn2learn"),
     "prototypes": ("tools.bench.prototypes", "testing a prototype head on stored features, against the plain loop"),
     "logistic": ("tools.bench.logistic", "testing a logistic-regression head on stored features, against scikit-learn"),
+    "stl_test": ("tools.bench.stl_test", "a whole STL DeepBDC test of 10,000 episodes, against scikit-learn"),
+    "heads": ("tools.bench.heads", "every method on stored features, against one episode at a time"),
+    "peers": ("tools.bench.peers", "testing ProtoNet on features, against easyfsl and learn2learn"),
     "episode": ("tools.bench.episode", "one Meta DeepBDC training step with ResNet-12, against the plain BDC layer"),
 }
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -90,6 +93,10 @@ def run(options: argparse.Namespace) -> int:
     for name in dict.fromkeys(options.cases or CASES):
         try:
             for case in chosen(name, options):
+                if isinstance(case, PeerMissing):  # the other rows of this name go on
+                    print(f"error: {name}: {case}", file=sys.stderr)
+                    status = 1
+                    continue
                 rows.append(watched(case))
                 if options.json:
                     print(json_line(rows[-1]), flush=True)
@@ -106,9 +113,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def chosen(name: str, options: argparse.Namespace) -> Iterator:
-    """Yield the cases of a name one by one, so that a finished one frees what it holds."""
+    """Yield the cases of a name one by one, so that a finished one frees what it holds.
+
+    A module may yield a `PeerMissing` in the place of a case.
+    """
     for case in importlib.import_module(CASES[name][0]).cases(options.device):
-        yield replace(case, repeats=options.repeats or case.repeats)
+        yield case if isinstance(case, Exception) else replace(case, repeats=options.repeats or case.repeats)
 
 
 if __name__ == "__main__":

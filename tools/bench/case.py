@@ -19,9 +19,11 @@ class PeerMissing(Exception):
 
 @dataclass(frozen=True)
 class Case:
-    """What to run. `ours` and `other` each do the same `unit_count` units of work (episodes, images, ...) per call.
+    """What to run. `ours` and `other` each do `unit_count` units of the same work (episodes, images, ...) per call.
 
+    other_count: units that `other` does a call, where that many would take too long.
     device: 'cpu' or 'cuda', where both sides compute; on 'cuda' the clock waits for the device.
+    once: a call is so long that a single one of each side must do, for time and memory, without another to warm up.
     """
 
     name: str
@@ -32,6 +34,8 @@ class Case:
     repeats: int = 5
     unit_count: int = 1
     device: str = "cpu"
+    other_count: int | None = None
+    once: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,19 @@ class Row:
 def measure(case: Case, tick: Callable[[], None] = lambda: None) -> Row:
     """Run both sides once to warm up, then `repeats` times in turns, then once each for memory.
 
-    Turns, with the side that goes first changing every round, let both meet the same load of a shared machine.
+    Turns, with the side that goes first changing every round, let both meet the same load of a shared machine. A case
+    with `once` is a single call of each side.
     tick: called after each of the `call_count(case)` calls, for a progress bar.
     """
     peak = peak_cuda_mb if case.device == "cuda" else peak_mb
+    counts = case.unit_count, case.other_count or case.unit_count
+    if case.once:
+        seconds, memory = [], []
+        for run, count in zip((case.ours, case.other), counts, strict=True):
+            memory.append(peak(lambda run=run: seconds.append(wall_seconds(run, case.device))))
+            seconds[-1] /= count
+            tick()
+        return Row(case.name, case.shape, case.other_name, *seconds, seconds[1] / seconds[0], *memory, 1)
     for run in (case.ours, case.other):
         run()
         tick()
@@ -68,7 +81,7 @@ def measure(case: Case, tick: Callable[[], None] = lambda: None) -> Row:
         for run, seconds in sides if repeat % 2 == 0 else reversed(sides):
             seconds.append(wall_seconds(run, case.device))
             tick()
-    ours_s, other_s = statistics.median(ours) / case.unit_count, statistics.median(other) / case.unit_count
+    ours_s, other_s = statistics.median(ours) / counts[0], statistics.median(other) / counts[1]
     memory = []
     for run in (case.ours, case.other):
         memory.append(peak(run))
@@ -78,7 +91,7 @@ def measure(case: Case, tick: Callable[[], None] = lambda: None) -> Row:
 
 def call_count(case: Case) -> int:
     """Return how many calls `measure` makes, both sides together."""
-    return 2 * (1 + case.repeats + 1)
+    return 2 if case.once else 2 * (1 + case.repeats + 1)
 
 
 def wall_seconds(run: Callable[[], None], device: str = "cpu") -> float:
