@@ -32,14 +32,15 @@ def start(*command: str) -> subprocess.Popen:
 
 def flags(run: Path, packs: dict[str, str]) -> list[str]:
     """Options of `options_of` as flags. The backbone is frozen, so no batch statistics depend on the processes."""
-    network = json.dumps(tiny.NETWORK)
-    return [
-        *("--out", str(run), "--data.train", packs["train"], "--data.val", packs["val"]),
-        *("--machine.accelerator", "cpu", "--data.size", "16", "--data.augment", "standard", "--model.method", "protonet"),
-        *("--model.backbone", "conv4", "--model.backbone_options", network, "--model.frozen", "true", "--optim.epochs", "3"),
-        *("--optim.batch_size", "16", "--optim.milestones", "[1]", "--validation.n_query", "3"),
-        *("--validation.episodes", "11", "--optim.temperature_lr", "0.001"),
-    ]  # fmt: skip
+    options = {
+        "data": {"train": packs["train"], "val": packs["val"], "size": 16, "augment": "standard"},
+        "model": {"method": "protonet", "backbone": "conv4", "backbone_options": tiny.NETWORK, "frozen": True},
+        "optim": {"epochs": 3, "batch_size": 16, "lr": 0.05, "temperature_lr": 1e-3, "milestones": [1]},
+        "validation": {"n_query": 3, "episodes": 11},
+    }
+    recipe = run.parent / "recipe.yaml"
+    recipe.write_text(json.dumps(options))  # which is YAML
+    return ["--config", str(recipe), "--out", str(run), "--machine.accelerator", "cpu"]
 
 
 def options_of(run: Path, packs: dict[str, str], **options):
