@@ -22,6 +22,8 @@ from episodes.progress import Progress
 # every call has its cost, which a few episodes should share even where they are long.
 NEAR_BYTES, FAR_BYTES = 14 << 20, 32 << 20
 FEW_EPISODES = 8
+# A head that makes many times as many numbers as its features have (covariances of maps) has an attribute `near_bytes`
+# of its own: what it makes should stay near the processor as well.
 STEP_BYTES = 256 << 20  # of other devices
 MOST_EPISODES = 512
 
@@ -102,11 +104,18 @@ def _row_bytes(features: Tensor | StoredFeatures) -> int:
     return features[0].numel() * features.element_size() if isinstance(features, Tensor) else features.row_bytes
 
 
-def _parts(batch: EpisodeBatch, items: int, row_bytes: int, on_cpu: bool) -> Iterator[EpisodeBatch]:
-    """Split a batch of episodes of `items` rows into parts of a good size, padded no more than they need."""
+def _parts(
+    batch: EpisodeBatch, items: int, row_bytes: int, on_cpu: bool, near_bytes: int | None = None
+) -> Iterator[EpisodeBatch]:
+    """Split a batch of episodes of `items` rows into parts of a good size, padded no more than they need.
+
+    near_bytes: of the head, see `NEAR_BYTES`.
+    """
     episode_bytes = items * row_bytes
     count = max(1, STEP_BYTES // episode_bytes)
-    if on_cpu:
+    if on_cpu and near_bytes:
+        count = max(1, near_bytes // episode_bytes)
+    elif on_cpu:
         count = max(1, NEAR_BYTES // episode_bytes, min(FEW_EPISODES, FAR_BYTES // episode_bytes))
     for start in range(0, len(batch), count):
         part = batch.rows(slice(start, start + count))
@@ -186,7 +195,8 @@ def evaluate_features(
             scores = np.zeros((len(batch), n_query + n_unknown)) if n_unknown else None
             items = sum(side.shape[1] for side in sides_of(head, batch))
             first = 0
-            for part in _parts(batch, items, _row_bytes(features), device.type == "cpu"):
+            near = getattr(head, "near_bytes", None)
+            for part in _parts(batch, items, _row_bytes(features), device.type == "cpu", near):
                 sides = sides_of(head, part)
                 for place, side in enumerate(sides):
                     buffers[place] = take(features, side, buffers[place])

@@ -40,6 +40,8 @@ class CovaMNet(nn.Module):
     slope: of the LeakyReLU; dropout: of the positions, active in train mode.
     """
 
+    near_bytes = 2 << 20  # see `episodes.evaluate`
+
     def __init__(self, n_positions: int | None = None, slope: float = 0.2, dropout: float = 0.5):
         super().__init__()
         self.n_positions = n_positions

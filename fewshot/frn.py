@@ -68,6 +68,8 @@ class FRN(nn.Module):
     divisor: features are divided by it first; the released code uses sqrt(640) with ResNet-12 and 1 with Conv-4.
     """
 
+    near_bytes = 2 << 20  # see `episodes.evaluate`
+
     def __init__(self, divisor: float = 1.0):
         super().__init__()
         self.divisor = divisor

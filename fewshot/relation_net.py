@@ -28,6 +28,8 @@ class RelationNet(nn.Module):
     In train mode batch norm sees all pairs of all episodes of the step.
     """
 
+    near_bytes = 2 << 20  # see `episodes.evaluate`
+
     def __init__(self, in_channels: int = 64, hidden: int = 64, units: int = 8, class_map: str = "mean"):
         super().__init__()
         if class_map not in CLASS_MAPS:
