@@ -25,9 +25,7 @@ HEADS = {"deepemd": {"solver": "sinkhorn", "iterations": 3, "tune_passes": 1}}
 # What cannot be a fixed program, by method; None stands for every format.
 NO_CLASSIFIER = {
     "adm": ("onnx", "Cholesky"),
-    "soft_kmeans": (None, "transductive"),
-    "bd_cspn": (None, "transductive"),
-    "tim": (None, "transductive"),
+    **{name: (None, "is transductive") for name, method in METHODS.items() if method.transductive},
     **dict.fromkeys(("maml", "maml_bdc", "maml_transductive"), (None, "trains the network")),
 }
 NO_EPISODE = {
