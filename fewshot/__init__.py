@@ -19,6 +19,7 @@ from fewshot.meta_deepbdc import MetaDeepBDC
 from fewshot.methods import METHODS, create_encoder, create_head
 from fewshot.protonet import ProtoNet
 from fewshot.relation_net import RelationNet
+from fewshot.semi_soft_kmeans import SemiSoftKMeans
 from fewshot.simpleshot import SimpleShot
 from fewshot.soft_kmeans import SoftKMeans
 from fewshot.stl_deepbdc import STLDeepBDC
@@ -47,6 +48,7 @@ __all__ = [
     "ProtoNet",
     "RelationNet",
     "STLDeepBDC",
+    "SemiSoftKMeans",
     "SimpleShot",
     "SoftKMeans",
     "WrappedMethod",

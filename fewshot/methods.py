@@ -26,6 +26,7 @@ from fewshot.meta_baseline import MetaBaseline
 from fewshot.meta_deepbdc import MetaDeepBDC
 from fewshot.protonet import ProtoNet
 from fewshot.relation_net import RelationNet
+from fewshot.semi_soft_kmeans import SemiSoftKMeans
 from fewshot.simpleshot import SimpleShot
 from fewshot.soft_kmeans import SoftKMeans
 from fewshot.stl_deepbdc import STLDeepBDC
@@ -46,6 +47,7 @@ class Method:
     transductive: the head looks at all queries of an episode at once, so that its results are not comparable with the
         others'; its title says so in every table. See `fewshot.transductive`.
     adapts: the whole network adapts to an episode, so that the head takes images and the encoder; see `fewshot.maml`.
+    semi_supervised: the head learns from the unlabelled items of an episode, where there are any; its title says so.
     """
 
     title: str
@@ -56,6 +58,7 @@ class Method:
     sized: bool = False
     transductive: bool = False
     adapts: bool = False
+    semi_supervised: bool = False
 
 
 def _penalty(k_shot: int) -> float:
@@ -77,6 +80,12 @@ def _maml(k_shot: int, bn: str = "support", **options) -> nn.Module:
             "bn='transductive' asks all queries at once: name the method maml_transductive, whose title says so"
         )
     return MAML(bn=bn, **options)
+
+
+def _semi(k_shot: int, use_queries: bool = False, **options) -> nn.Module:
+    if use_queries:
+        raise UserError("use_queries is the method semi_soft_kmeans_transductive, whose title says so")
+    return SemiSoftKMeans(**options)
 
 
 _proto = _plain(ProtoNet)
@@ -112,6 +121,16 @@ METHODS: dict[str, Method] = {
     "baseline": Method("Baseline", "gap", _plain(Baseline), False, _proto),
     "baseline_pp": Method("Baseline++", "gap", _plain(BaselinePP), False, _proto),
     "soft_kmeans": Method("Soft k-means (transductive)", "gap", _plain(SoftKMeans), True, _proto, transductive=True),
+    "semi_soft_kmeans": Method("Soft k-means (semi-supervised)", "gap", _semi, True, _proto, semi_supervised=True),
+    "semi_soft_kmeans_transductive": Method(
+        "Semi-supervised soft k-means (transductive)",
+        "gap",
+        lambda k_shot, **options: SemiSoftKMeans(use_queries=True, **options),
+        True,
+        _proto,
+        transductive=True,
+        semi_supervised=True,
+    ),
     "bd_cspn": Method("BD-CSPN (transductive)", "gap", _plain(BDCSPN), False, _proto, transductive=True),
     "tim": Method("TIM (transductive)", "gap", _plain(TIM), False, _proto, transductive=True),
 }

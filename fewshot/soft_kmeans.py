@@ -12,13 +12,15 @@ from fewshot.transductive import class_probabilities, real_queries
 def refine(sums: Tensor, counts: Tensor, rows: Tensor, weight: Tensor, steps: int, temperature: float) -> Tensor:
     """Return prototypes (E, K, D) after `steps` rounds: support rows count fully, others by their soft assignment.
 
-    sums (E, K, D), counts (E, K): of the support. rows (E, Q, D), weight (E, Q): unlabelled rows, weight 0 = padding.
+    sums (E, K, D), counts (E, K): of the support. rows (E, Q, D), weight (E, Q): unlabelled rows, weight 0 = padding; a
+    weight (E, Q, K) says how much a row counts for each class.
     p_c = (sum of support_c + sum_j z_jc x_j) / (count_c + sum_j z_jc), z_j = softmax_c(-temperature |x_j - p_c|^2).
     """
     present = counts > 0
     prototypes = sums / counts.clamp(min=1).unsqueeze(-1)
+    weight = weight.unsqueeze(-1) if weight.dim() == 2 else weight
     for _ in range(steps):
-        soft = class_probabilities(-temperature * squared_distances(rows, prototypes), present) * weight.unsqueeze(-1)
+        soft = class_probabilities(-temperature * squared_distances(rows, prototypes), present) * weight
         mass = torch.where(present, counts + soft.sum(1), 1.0)
         prototypes = (sums + soft.transpose(1, 2) @ rows) / mass.unsqueeze(-1)
     return prototypes

@@ -38,7 +38,7 @@ class Model:
     Args:
         method: protonet, good_embed, meta_deepbdc, stl_deepbdc, meta_baseline, covnet, adm, frn, deepemd, covamnet,
             matching_net, relation_net, maml, maml_bdc, maml_transductive, anil, anil_bdc, simpleshot, baseline,
-            baseline_pp, soft_kmeans, bd_cspn or tim.
+            baseline_pp, soft_kmeans, semi_soft_kmeans, semi_soft_kmeans_transductive, bd_cspn or tim.
         backbone: conv4, resnet12, resnet18, ... or timm:NAME or torchvision:NAME.
         backbone_options: arguments of the backbone, for instance {width: 32, pooled_stages: 3}.
         reduce_dim: channels that enter the BDC matrix; null keeps the backbone's.

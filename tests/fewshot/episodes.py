@@ -22,6 +22,7 @@ from fewshot.meta_baseline import MetaBaseline
 from fewshot.meta_deepbdc import MetaDeepBDC
 from fewshot.protonet import ProtoNet
 from fewshot.relation_net import RelationNet
+from fewshot.semi_soft_kmeans import SemiSoftKMeans
 from fewshot.simpleshot import SimpleShot
 from fewshot.soft_kmeans import SoftKMeans
 from fewshot.stl_deepbdc import STLDeepBDC
@@ -56,6 +57,8 @@ HEADS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "baseline_pp": (lambda: BaselinePP(passes=5, start="means", batch_size=None), VECTOR),
     "baseline_pp_random": (lambda: BaselinePP(passes=5), VECTOR),
     "soft_kmeans": (lambda: SoftKMeans(steps=2, temperature=0.1), VECTOR),
+    "semi_soft_kmeans": (SemiSoftKMeans, VECTOR),
+    "semi_soft_kmeans_transductive": (lambda: SemiSoftKMeans("mask", temperature=0.1, use_queries=True), VECTOR),
     "bd_cspn": (lambda: BDCSPN(top=2), VECTOR),
     "tim": (lambda: TIM(steps=5, lr=1e-2), VECTOR),
 }
@@ -65,7 +68,7 @@ PADDING_MATTERS = ("deepemd_tuned",)  # the batches of its SGD depend on the num
 NAMES_MATTER = ("baseline_random", "baseline_pp_random")  # a class has the random start of its number
 CONSTANT_SUPPORT = ("deepemd_tuned",)  # the gradient does not pass through its tuned class maps
 NO_GRADIENT = ("good_embed", "stl_deepbdc", "baseline", "baseline_random", "baseline_pp", "baseline_pp_random", "tim")
-TRANSDUCTIVE = ("soft_kmeans", "bd_cspn", "tim")
+TRANSDUCTIVE = ("soft_kmeans", "semi_soft_kmeans_transductive", "bd_cspn", "tim")
 
 
 @dataclass
