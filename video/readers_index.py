@@ -1,0 +1,181 @@
+"""The list of a video's frames, without decoding them where the packets tell: time stamps in presentation order."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from episodes.errors import UserError
+
+# Side x side of the largest frame that is decoded, unless asked otherwise: 8K film has 3.4e7 pixels, 100 MB in RGB.
+MAX_PIXELS = 2**26
+# Packets of these codecs may be invisible (VP8) or halves of a frame (interlaced MPEG-2): only decoding tells.
+COUNT_BY_DECODING = ("vp8", "mpeg2video", "vc1")
+
+
+@dataclass(frozen=True)
+class VideoIndex:
+    """What is known of a file before its frames are decoded.
+
+    pts: (N,) int64 time stamps in presentation order, in units of `time_base` seconds; frame i has pts[i].
+    keys: (K,) indices of the frames at which decoding can start, the first is 0.
+    height, width: of a frame as it is stored, pixels. fps: mean frames a second.
+    rotation: degrees counter-clockwise by which a player turns the frames.
+    stream: number of the video stream. codec: its name. damage: what is wrong with the file, None for a whole one.
+    """
+
+    pts: np.ndarray
+    keys: np.ndarray
+    time_base: float
+    height: int
+    width: int
+    fps: float
+    rotation: int
+    stream: int
+    codec: str
+    damage: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.pts)
+
+    @property
+    def times_s(self) -> np.ndarray:
+        """Time stamps (N,) in seconds; the first need not be 0."""
+        return self.pts * self.time_base
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from the first frame to the end of the last one."""
+        return float(self.pts[-1] - self.pts[0]) * self.time_base + (1 / self.fps if self.fps else 0.0)
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Height and width as a player shows the frames."""
+        return (self.width, self.height) if self.rotation % 180 else (self.height, self.width)
+
+
+def open_container(source: Any, name: str) -> Any:
+    """Open a file (a path or a binary file object) with PyAV; raises UserError with its `name`."""
+    import av
+
+    try:
+        return av.open(source, metadata_errors="ignore")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        size = len(source.getbuffer()) if isinstance(source, io.BytesIO) else None
+        raise unreadable(name, "the file is empty" if size == 0 else _reason(error)) from error
+
+
+def video_stream(container: Any, name: str) -> Any:
+    """Return the stream that a player would show; raises UserError for sound alone and for unknown codecs."""
+    stream = container.streams.best("video") if container.streams.video else None
+    if stream is None:
+        what = "it holds sound alone" if container.streams.audio else "it holds no video stream"
+        raise unreadable(name, what)
+    if stream.codec_context is None:
+        raise unreadable(name, "its codec is unknown to this FFmpeg")
+    stream.codec_context.thread_count = 1  # loaders run one process a core
+    return stream
+
+
+def unreadable(name: str, reason: str) -> UserError:
+    """Return the one error for a video that cannot be read."""
+    return UserError(f"cannot read video '{name}' ({reason}): replace it, or leave such files out with --skip-broken")
+
+
+def scan(source: Any, name: str, *, decode: bool = False, max_pixels: int = MAX_PIXELS) -> VideoIndex:
+    """Find the frames of a video.
+
+    source: path or binary file object. decode: decode every frame, instead of reading packets where these tell all.
+    max_pixels: refuse larger frames before memory is taken for one.
+    A container's own count is never believed: packets are read through (fast; nothing is decoded). They do not tell
+    where time stamps are absent or double, or the codec has packets that are no frame; then every frame is decoded.
+    The first frame is decoded in any case: it shows the rotation, that the codec works, and that decoding starts at
+    the first packet. A file cut off, or damaged in a way that packets show, has `damage`, and `pts` of the frames
+    before it.
+    """
+    with open_container(source, name) as container:
+        stream = video_stream(container, name)
+        context = stream.codec_context
+        if context.width * context.height > max_pixels:
+            raise unreadable(
+                name,
+                f"its frames of {context.width} x {context.height} pixels are larger than the {max_pixels} allowed",
+            )
+        promised, packets, damage = stream.frames, [], None
+        try:
+            for packet in container.demux(stream):
+                if packet.size and not packet.is_discard:
+                    packets.append((packet.pts, packet.is_keyframe))
+                    damage = damage or ("it is cut off or damaged" if packet.is_corrupt else None)
+        except Exception as error:
+            damage = damage or _reason(error)
+        if not packets:
+            raise unreadable(name, "it has no frames")
+        if promised > len(packets) and damage is None and context.name not in COUNT_BY_DECODING:
+            damage = f"it is cut off: it promises {promised} frames and holds {len(packets)}"
+        stamps = [pts for pts, _ in packets]
+        unclear = decode or context.name in COUNT_BY_DECODING or None in stamps or len(set(stamps)) < len(stamps)
+        key_stamps = [pts for pts, key in packets if key]
+    facts = dict(rotation=0, stream=stream.index, codec=context.name, height=context.height, width=context.width)
+    pts, found = _decoded(source, name, first_only=not unclear and damage is None, facts=facts)
+    if pts[0] is None:
+        raise unreadable(name, "its frames have no time stamps")
+    if unclear or damage is not None:
+        damage = damage or found
+    elif pts[0] != min(stamps):  # the first packets cannot be decoded, as in a film cut between its key frames
+        pts, damage = _decoded(source, name, first_only=False, facts=facts)
+    else:
+        pts = sorted(stamps)
+    pts = np.array(pts, dtype=np.int64)
+    keys = np.searchsorted(pts, np.array([p for p in key_stamps if p is not None], dtype=np.int64))
+    base = float(stream.time_base)
+    span = float(pts[-1] - pts[0]) * base
+    rate = float(stream.average_rate or 0) or ((len(pts) - 1) / span if span else 0.0)
+    return VideoIndex(pts, np.unique(np.append(keys[keys < len(pts)], 0)), base, fps=rate, damage=damage, **facts)
+
+
+def _decoded(source: Any, name: str, first_only: bool, facts: dict[str, Any]) -> tuple[list[int], str | None]:
+    """Decode frames; returns their time stamps in order and what stopped it. Fills in rotation and size in `facts`."""
+    stamps: list[int] = []
+    damage = None
+    if hasattr(source, "seek"):
+        source.seek(0)
+    with open_container(source, name) as container:
+        try:
+            for frame in container.decode(video_stream(container, name)):
+                if not stamps:
+                    facts.update(rotation=round(frame.rotation), height=frame.height, width=frame.width)
+                stamps.append(frame.pts)
+                if first_only:
+                    break
+        except Exception as error:
+            damage = f"decoding fails after {len(stamps)} frames: {_reason(error)}"
+    if hasattr(source, "seek"):
+        source.seek(0)
+    if not stamps:
+        raise unreadable(name, damage or "it has no frames")
+    return stamps, damage
+
+
+def _reason(error: BaseException) -> str:
+    text = str(getattr(error, "strerror", None) or error)
+    return text[:1].lower() + text[1:] or type(error).__name__
+
+
+def remembered(limit: int = 4096) -> Callable[..., VideoIndex]:
+    """Return a `scan` that remembers its last `limit` results by (name, size, time of change)."""
+    known: dict[Any, VideoIndex] = {}
+
+    def lookup(key: Any, source: Any, name: str, **options: Any) -> VideoIndex:
+        key = (key, *sorted(options.items()))
+        if key not in known:
+            if len(known) >= limit:
+                known.pop(next(iter(known)))
+            known[key] = scan(source, name, **options)
+        return known[key]
+
+    return lookup
