@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones import UserError
+from episodes.learn2learn.library import import_learn2learn
 from fewshot.prototypes import class_means
 
 STARTS = ("zeros", "prototypes", "learned")
@@ -60,6 +61,8 @@ class InnerLoop:
             )
         if self.start == "prototypes" and self.library == "learn2learn":
             raise UserError("start='prototypes' needs library='torch': learn2learn clones parameters alone")
+        if self.library == "learn2learn":
+            import_learn2learn()  # its absence is said here, before long work
 
     def count(self, training: bool) -> int:
         """Return how many steps to take."""

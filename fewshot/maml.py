@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from backbones import UserError
 from fewshot.batch_statistics import KINDS, BatchStatistics
@@ -17,6 +18,7 @@ from fewshot.inner_loop import InnerLoop, absent, add_start, check_way, start_ro
 from fewshot.prototypes import check_episodes, mask_absent, membership
 
 Parameters = dict[str, Tensor]
+MATH = SDPBackend.MATH
 LAYER = ("head.weight", "head.bias")  # of the linear layer, beside the names of an encoder's parameters
 
 
@@ -90,9 +92,15 @@ class MAML(nn.Module):
         """Show the settings in printed models."""
         return f"{self.loop}, bn='{self.bn}'"
 
-    def _statistics(self, n_support: int | None = None) -> BatchStatistics:
+    @contextlib.contextmanager
+    def _inside(self, n_support: int | None = None) -> Iterator[None]:
+        """Make the context that images pass the network in; n_support: of the last pass, of support and queries."""
         # The running statistics follow the adapted network that scores the queries, where training passes it.
-        return BatchStatistics(self.bn, n_support, update=self.training and n_support is not None)
+        update = self.training and n_support is not None
+        # Fused attention has no second derivative.
+        second = torch.is_grad_enabled() and not self.loop.first_order
+        with BatchStatistics(self.bn, n_support, update), sdpa_kernel(MATH) if second else contextlib.nullcontext():
+            yield
 
     def _query_batch(self, support: Tensor, query: Tensor) -> tuple[Tensor, int]:
         """Return what passes the adapted network, and how many of its rows are support."""
@@ -104,9 +112,9 @@ class MAML(nn.Module):
         self, encoder: nn.Module, support: Tensor, labels: Tensor, query: Tensor, n_way: int
     ) -> Tensor:
         learner = make_learner(self, encoder, n_way, encoder.out_dim, support)
-        clone = adapt(learner, self.loop, support, labels, n_way, self.loop.count(self.training), self._statistics)
+        clone = adapt(learner, self.loop, support, labels, n_way, self.loop.count(self.training), self._inside)
         images, n_support = self._query_batch(support, query)
-        with self._statistics(n_support):
+        with self._inside(n_support):
             return clone(images)[n_support:, :n_way]
 
     def _with_torch(self, encoder: nn.Module, support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> Tensor:
@@ -124,7 +132,7 @@ class MAML(nn.Module):
         self, encoder: nn.Module, parameters: Parameters, images: Tensor, n_support: int | None = None
     ) -> Tensor:
         own = {name: value for name, value in parameters.items() if name not in LAYER}
-        with self._statistics(n_support):
+        with self._inside(n_support):
             features = functional_call(encoder, own, (images,))
         return F.linear(features, *(parameters[name] for name in LAYER))
 
@@ -136,7 +144,7 @@ class MAML(nn.Module):
         own = {name: p.view_as(p) for name, p in encoder.named_parameters() if p.requires_grad or not differentiable}
         features = support.new_zeros(1, 1, encoder.out_dim)
         if self.loop.start == "prototypes":
-            with torch.set_grad_enabled(differentiable), self._statistics():
+            with torch.set_grad_enabled(differentiable), self._inside():
                 features = encoder(support)[None]
         rows = start_rows(self, self.loop, features, labels[None], n_way)
         if rows is None:
