@@ -31,7 +31,7 @@ def benchmark(config: Benchmark) -> dict:
     except filelock.Timeout as error:
         raise UserError(f"another benchmark is running in {root}: wait for it, or give another --run") from error
     with lock:
-        journal = Journal(root / "benchmark.log", len(jobs))
+        journal = Journal(root / "benchmark.log", jobs)
         outcomes = run_jobs(config, jobs, root, journal)
         found = collect(config, jobs, outcomes, root)
         return report(run, found, jobs, time.perf_counter() - started)
@@ -39,11 +39,11 @@ def benchmark(config: Benchmark) -> dict:
 
 def run_jobs(config: Benchmark, jobs, root, journal) -> dict:
     """Do all jobs on the engine that was asked for; returns their outcomes by name."""
-    outcomes, titles = {}, {job.name: job.title for job in jobs}
+    outcomes = {}
 
     def tell(outcome) -> None:
         outcomes[outcome.name] = outcome
-        journal.say(titles[outcome.name], outcome)
+        journal.say(outcome)
 
     if config.engine == "ray":
         from tools.grid.plan import machine_of

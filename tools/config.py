@@ -253,8 +253,9 @@ class Benchmark:
     Args:
         run: folder of all results; what is finished in it is kept, so that a killed run goes on where it stood.
         sources: NAME: training data set, or NAME: {train: DATASET, val: DATASET}.
-        targets: NAME: test data set, or NAME: {test: DATASET, val: DATASET}; where the target has a val, its episodes
-            choose the epoch, and the target's models are trained for it alone.
+        targets: NAME: test data set, or NAME: {test: DATASET, val: DATASET, episodes: FOLDER}; where the target has a
+            val, its episodes choose the epoch, and the target's models are trained for it alone; episodes are files
+            that another benchmark wrote.
         methods: methods to compare, see Model.method.
         k_shot: shots to train for and to test.
         seeds: of weights and episodes; the tables pool their episodes.
@@ -264,6 +265,7 @@ class Benchmark:
         n_way: classes in an episode.
         n_query: query pictures of each class in tests.
         episodes: test episodes of each target, shot, kind and seed; the same for every source and method.
+        write_episodes: write the test episodes into episodes/TARGET in the run folder, for other papers and programs.
         drop_small: leave out classes with too few pictures instead of refusing them.
         size: side of the pictures in pixels.
         augment: of the training pictures.
@@ -316,6 +318,7 @@ class Benchmark:
     n_way: int = 5
     n_query: int = 15
     episodes: int = 600
+    write_episodes: bool = False
     drop_small: bool = False
     size: int = 32
     augment: Literal["standard", "light", "none"] = "light"

@@ -169,6 +169,40 @@ def test_a_kind_with_unknown_classes_and_one_with_shots_of_its_own(tmp_path, pac
     assert "AUROC" in (tmp_path / "table.md").read_text() and "AUROC" in (tmp_path / "table.tex").read_text()
 
 
+def test_methods_of_every_sort_have_their_place(tmp_path, packs):
+    """Heads on maps, on images, on all queries, on unlabelled pictures, and centred on the source."""
+    methods = ["simpleshot", "covnet", "tim", "semi_soft_kmeans", "maml"]
+    config = options(
+        tmp_path, packs, methods=methods, targets={"T": packs["test"]}, kinds={"semi": {"unlabelled": 2}}, episodes=6,
+        head={"simpleshot": {"variant": "CL2N"}}, n_query=3, pretrain=Optim(epochs=1), meta=Optim(epochs=1, lr=1e-3),
+        meta_episodes=Episodes(n_query=2, episodes=2), validation=Episodes(n_query=2, episodes=2),
+    )  # fmt: skip
+    metrics = benchmark(config)
+    assert metrics["failed"] == [] and metrics["cells"] == len(methods)
+    table = (tmp_path / "table.md").read_text()
+    assert "- SimpleShot: features centred on the mean of the base classes" in table
+    assert "- unlabelled pictures: used by Soft k-means (semi-supervised)" in table and "- transductive:" in table
+
+
+def test_another_benchmark_can_take_the_very_same_episodes(tmp_path, packs):
+    kinds = {"standard": {}, "open": {"unknown_ways": 1}}
+    config = options(tmp_path / "a", packs, kinds=kinds, methods=["simpleshot"], targets={"T": packs["test"]})
+    config.write_episodes = True
+    benchmark(config)
+    folder = tmp_path / "a" / "episodes" / "T"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "open_1shot_seed1.jsonl.gz",
+        "standard_1shot_seed1.jsonl.gz",
+    ]
+    target = {"T": {"test": packs["test"], "episodes": str(folder)}}
+    benchmark(
+        options(tmp_path / "b", packs, kinds=kinds, methods=["simpleshot"], targets=target, n_query=2, episodes=7)
+    )
+    assert same(accuracies(tmp_path / "a"), accuracies(tmp_path / "b"))
+    with pytest.raises(UserError, match="targets.T, kind standard: .*seed2"):
+        benchmark(options(tmp_path / "c", packs, methods=["simpleshot"], targets=target, seeds=[2]))
+
+
 def broken_folder(root: Path) -> Path:
     """A folder whose last picture starts and ends like a whole one and is none."""
     tiny.folder(root, classes=6, items=8)
@@ -255,7 +289,7 @@ def test_training_on_two_processes(first, tmp_path, packs):
 def test_a_dry_run_writes_nothing(tmp_path, packs, capsys):
     benchmark(options(tmp_path / "run", packs, dry_run=True))
     assert not (tmp_path / "run").exists()
-    assert "4 of them" not in capsys.readouterr().out
+    assert capsys.readouterr().out.count("to do") == 4 + 2 * 3
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,11 @@ from tools.config import Evaluate, MetaTrain, Pretrain, SelfDistill
 from tools.groups import like_training
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-SETTINGS = sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path in RECIPES.glob("*/*.yaml"))
+SETTINGS = sorted(
+    path.relative_to(RECIPES).with_suffix("").as_posix()
+    for path in RECIPES.glob("*/*.yaml")
+    if path.parent.name != "benchmark"
+)  # a grid has settings of its own
 KINDS = {"pretrain": Pretrain, "distill": SelfDistill, "1shot": MetaTrain, "5shot": MetaTrain}
 
 

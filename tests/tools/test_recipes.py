@@ -9,14 +9,21 @@ import pytest
 
 from tools.cli import parse
 from tools.compare import check
-from tools.config import Compare, Evaluate, MetaTrain, Pretrain, SelfDistill
+from tools.config import Benchmark, Compare, Evaluate, MetaTrain, Pretrain, SelfDistill
+from tools.grid.check import check as check_grid
+from tools.grid.plan import plan_jobs
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 RESULTS = [path for path in RECIPES if path.stem.startswith("results_")]
 TOOLS = {
-    "demo": Compare, "evaluate": Evaluate, "meta_train": MetaTrain, "pretrain": Pretrain, "self_distill": SelfDistill
-}  # fmt: skip
+    "benchmark": Benchmark,
+    "demo": Compare,
+    "evaluate": Evaluate,
+    "meta_train": MetaTrain,
+    "pretrain": Pretrain,
+    "self_distill": SelfDistill,
+}
 
 
 def opening(path: Path) -> str:
@@ -97,3 +104,55 @@ def test_a_comparison_fits_the_data_that_it_names(path: Path, monkeypatch: pytes
     if not (ROOT / ".." / "shared" / "data" / "images").is_dir():
         pytest.skip("the pictures are not at ../shared/data/images")
     assert len(check(config)) == len(config.test)  # opens every data set and builds every sampler
+
+
+GRIDS = sorted((ROOT / "recipes" / "benchmark").glob("*.yaml"))
+
+
+def local(config: Benchmark) -> bool:
+    """Whether all pictures of a grid are at hand."""
+    texts = [text for part in (config.sources, config.targets) for value in part.values()
+             for text in ([value] if isinstance(value, str) else value.values())]  # fmt: skip
+    return all(text.startswith(("glyphs:", "digits")) or Path(text.partition("?")[0]).exists() for text in texts)
+
+
+@pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
+def test_a_grid_can_be_planned_and_fits_its_data(path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    config = read(path)
+    text = opening(path)
+    assert ("Not run here" in text) != ("Measured" in text)
+    cells = len(config.methods) * len(config.sources) * len(config.targets) * len(config.seeds) * len(config.kinds)
+    jobs = plan_jobs(config)
+    varied = config.kinds.get("meta_dataset")
+    assert sum(len(job.cells) for job in jobs) == cells * (1 if varied else len(config.k_shot))
+    if local(config):
+        check_grid(config)  # opens every data set and builds every model, head and sampler
+
+
+def test_the_first_recipe_of_a_grid_is_the_default():
+    config = read(ROOT / "recipes" / "benchmark" / "embedded.yaml")
+    config.run = Benchmark().run
+    assert config == Benchmark()
+
+
+def test_across_domains_the_grid_has_the_settings_of_the_single_recipes():
+    """Where the epoch is chosen by validation, each target has its own trainings; the others have one for all."""
+    config = read(ROOT / "recipes" / "benchmark" / "mini_to_cub_aircraft_cars.yaml")
+    jobs = {job.name: job for job in plan_jobs(config)}
+    trained = {name for name in jobs if "/pretrain_" in name}
+    assert len(trained) == 3 * 2 + 2 and len([name for name in jobs if "distill" in name.split("/")[-1]]) >= 2
+    singles = ROOT / "recipes" / "cross_domain"
+    for method in ("protonet", "good_embed", "meta_deepbdc", "stl_deepbdc"):
+        one = read(singles / f"{method}_pretrain.yaml")
+        test = next(job for job in jobs.values() if job.cells and job.cells[0]["cell"]["method"] == method
+                    and job.cells[0]["cell"]["target"] == "CUB")  # fmt: skip
+        job = jobs[test.needs[0]]
+        while job.needs:
+            job = jobs[job.needs[0]]
+        for key in ("epochs", "milestones", "lr", "weight_decay", "schedule"):
+            assert job.options["optim"][key] == getattr(one.optim, key)
+        assert job.options["select"] == one.select and job.options["data"]["train"] == one.data.train
+        assert (job.options["model"]["dropout"], job.options["model"]["reduce_dim"]) == (
+            one.model.dropout, one.model.reduce_dim
+        )  # fmt: skip

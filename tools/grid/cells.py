@@ -15,10 +15,13 @@ from backbones.errors import UserError
 from episodes.metrics import mean_and_interval
 from episodes.run import write_json
 from tools.config import Evaluate
-from tools.grid.plan import Cell, Job
+from tools.grid.plan import Cell, Job, episodes_name, file_name
 
 # Options of a test that its accuracies do not depend on; the weights stand in the key by their hash.
-FREE = ("run", "checkpoint", "cache", "features", "pictures", "skip_broken", "download", "overwrite", "machine", "test")
+FREE = (
+    *("run", "checkpoint", "cache", "features", "pictures", "skip_broken", "download", "overwrite", "machine", "test"),
+    *("method", "model", "write_episodes"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,8 @@ def test_cells(
     for entry in todo:
         cell = Cell(**entry["cell"])
         try:
-            score = bench.score(entry)
-            write_cell(root, cell, cell_key(entry, weights, job.data), score)
+            score, facts = bench.score(entry)
+            write_cell(root, cell, cell_key(entry, weights, job.data), score, facts)
         except Exception as error:  # one cell's trouble must not take the others
             failed[cell.name] = explain(cell.name, error)
     return failed
@@ -100,24 +103,50 @@ class _Bench:
         self.encoder = self.fabric.to_device(self.loaded.encoder.requires_grad_(False).eval())
         self.weights = weights_key(self.encoder, machine.precision) if options.cache == "disk" else ""
         self.pictures = open_target(options, job.cells[0]["in_memory"], self.encoder.backbone, sets)
-        self.folder, self.features = root / "features", None
+        self.root, self.sets, self.features, self.centre = root, sets, None, None
 
-    def score(self, entry: Mapping[str, Any]):
-        """Score one cell."""
+    def score(self, entry: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Score one cell; returns the score and what the head says of itself."""
         from fewshot.maml import with_encoder
-        from fewshot.methods import create_head
+        from tools.heads import build_heads
         from tools.scoring import score_set
 
         options, method = evaluate_options(entry["options"]), entry["cell"]["method"]
-        options.features = str(self.folder)
-        k = options.k_shot[0]
-        head = create_head(method, k, self.loaded.encoder.out_dim, **entry["head"])
-        head = with_encoder(self.loaded.load_head(head), self.encoder, self.fabric.autocast)
+        options.features, options.model.head = str(self.root / "features"), entry["head"]
+        architecture = replace(self.loaded.architecture, method=method)
+        ((k, head),) = build_heads(options, replace(self.loaded, architecture=architecture)).items()
+        if options.base:
+            self.centre_on_base(head, options, entry["in_memory"])
+        if options.write_episodes:
+            self.write_episodes(Cell(**entry["cell"]), options, k)
+        adapted = with_encoder(head, self.encoder, self.fabric.autocast)
         scores, self.features = score_set(
-            entry["cell"]["target"], options, self.encode, {k: head}, self.pictures,
+            entry["cell"]["target"], options, self.encode, {k: adapted}, self.pictures,
             self.fabric.device, show=False, features=self.features, weights=self.weights,
         )  # fmt: skip
-        return scores[0]
+        note = getattr(head, "note", None)  # of how it computed, after it has
+        return scores[0], {"note": note} if note else {}
+
+    def centre_on_base(self, head, options: Evaluate, in_memory: bool) -> None:
+        """Give a head the mean feature of the source, which is computed once."""
+        from tools.heads import centre_on_base
+
+        if self.centre is None:
+            base = open_target(replace(options, test=[options.base]), in_memory, self.encoder.backbone, {})
+            centre_on_base([head], options, self.encode, base, self.weights, self.fabric.device, show=False)
+            self.centre = head.centre
+        head.centre = self.centre
+
+    def write_episodes(self, cell: Cell, options: Evaluate, k_shot: int) -> None:
+        """Write the episodes of a target, kind, shot and seed, if no other cell has."""
+        from episodes.files import write_episodes
+        from tools.kinds import episode_samplers
+
+        path = self.root / "episodes" / file_name(cell.target) / episodes_name(cell.kind, cell.k_shot, cell.seed)
+        if not path.is_file():
+            write_episodes(
+                path, episode_samplers(options, self.pictures, k_shot)[0], self.pictures.dataset, cell.target
+            )
 
     def encode(self, images):
         """Represent images as the precision of the machine says."""
@@ -139,8 +168,8 @@ def open_target(options: Evaluate, in_memory: bool, backbone, sets: dict):
     return sets[key]
 
 
-def write_cell(root: Path, cell: Cell, key: Mapping[str, Any], score) -> None:
-    """Write the episodes and then the record of a cell."""
+def write_cell(root: Path, cell: Cell, key: Mapping[str, Any], score, facts: Mapping[str, Any]) -> None:
+    """Write the results of the episodes and then the record of a cell."""
     (part,) = score.evaluations
     if not np.isfinite(part.accuracies).all():
         raise UserError("some accuracies are not finite")
@@ -152,6 +181,7 @@ def write_cell(root: Path, cell: Cell, key: Mapping[str, Any], score) -> None:
         record["auroc"], record["auroc_interval"] = mean_and_interval(auroc)
     record["seconds"] = round(part.seconds, 3)
     record["feature_seconds"] = round(part.feature_seconds, 3)  # where they were computed, else 0
+    record |= facts
     file = root / f"{cell.name}.json"
     write_atomically(file.with_suffix(".npz"), lambda name: _save(name, arrays))
     write_json(file, {**record, "key": key})

@@ -13,11 +13,12 @@ from episodes.loaders import Pictures
 from fewshot.methods import METHODS, create_head, find_method
 from tools import session
 from tools.config import Benchmark, MetaTrain
-from tools.grid.plan import Job, kinds_of, machine_of, named, plan_jobs, shots_of, test_options, typed
+from tools.grid.plan import Job, kinds_of, machine_of, named, plan_jobs, shots_of, target_options, test_options, typed
+from tools.grid.stage import file_hash
 from tools.grid.training import own, pretrain_options, with_shots
 from tools.groups import Data, Optim
+from tools.kinds import episode_samplers
 from tools.limits import check_numbers
-from tools.scoring import episode_samplers
 
 SPECIAL = ("reduce_dim", "dropout", "select", "generations", "pretrain", "meta")
 
@@ -35,13 +36,17 @@ def check(config: Benchmark) -> list[Job]:
     _check_methods(config)
     kinds = kinds_of(config)
     sources = named(config.sources, "sources", ("train", "val"))
-    targets = named(config.targets, "targets", ("test", "val"))
+    targets = target_options(config)
     if config.machine.num_nodes > 1:
         raise UserError("a job of the grid runs on one node: spread the jobs over nodes with --engine ray")
     data, sets = Data(download=config.download), {}
-    for text in dict.fromkeys(text for part in (*sources.values(), *targets.values()) for text in part.values()):
-        if text is not None:
-            sets[text] = session.open_set(text, data, config.size)
+    for text in dict.fromkeys(
+        text
+        for part in (*sources.values(), *targets.values())
+        for key, text in part.items()
+        if text is not None and key != "episodes"
+    ):
+        sets[text] = session.open_set(text, data, config.size)
     plain = {text: Pictures(dataset, config.size, (0.0,) * 3, (1.0,) * 3) for text, dataset in sets.items()}
     for method in config.methods:
         options = pretrain_options(config, config.run, data, method, 0, machine_of(config))
@@ -50,18 +55,20 @@ def check(config: Benchmark) -> list[Job]:
         if METHODS[method].episodic:
             check_numbers(MetaTrain(optim=own(config, method, "meta")))
     _check_training(config, sources, targets, plain)
+    keys = {text: labels_key(dataset) for text, dataset in sets.items()}
     for name, target in targets.items():
         for kind_name, kind in kinds.items():
             for k in shots_of(config, kind):
-                with within(f"targets.{name}, kind {kind_name}"):
-                    episode_samplers(
-                        test_options(config, target["test"], kind, k, config.seeds[0]), plain[target["test"]], k
-                    )
+                for seed in config.seeds if target["episodes"] else config.seeds[:1]:
+                    with within(f"targets.{name}, kind {kind_name}"):
+                        options = test_options(config, target, kind, kind_name, k, seed)
+                        episode_samplers(options, plain[target["test"]], k)
+                        if options.episode_file:
+                            keys[options.episode_file] = file_hash(options.episode_file)
         for source, parts in sources.items():
-            session.warn_shared(
-                sets[parts["train"]].class_names, sets[target["test"]].class_names, f"the target {name} has", source
-            )
-    return plan_jobs(config, {text: labels_key(dataset) for text, dataset in sets.items()})
+            seen, new = (sets[text].class_names for text in (parts["train"], target["test"]))
+            session.warn_shared(seen, new, f"for the source {source}, the target {name} has", "training")
+    return plan_jobs(config, keys)
 
 
 @contextlib.contextmanager

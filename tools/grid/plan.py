@@ -6,6 +6,7 @@ import json
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
@@ -16,6 +17,7 @@ from tools.cli import describe
 from tools.config import Benchmark, Evaluate
 from tools.grid.training import POOL_TITLES, adapt_options, base_of, pretrain_options
 from tools.groups import Data, Kind, Machine
+from tools.kinds import varies
 
 
 @dataclass(frozen=True)
@@ -111,11 +113,6 @@ def kinds_of(config: Benchmark) -> dict[str, Kind]:
     return result
 
 
-def varies(kind: Kind) -> bool:
-    """Whether the episodes have shots of their own, so that k_shot does not matter to them."""
-    return kind.sizes == "meta_dataset" or (kind.sizes == "imbalanced" and kind.shots is not None)
-
-
 def shots_of(config: Benchmark, kind: Kind) -> list[int]:
     """Return the shots whose models a kind is tested with: all, or the largest one where the shots vary."""
     return [max(config.k_shot)] if varies(kind) else list(dict.fromkeys(config.k_shot))
@@ -126,17 +123,31 @@ def machine_of(config: Benchmark) -> Machine:
     return replace(config.machine, threads=config.machine.threads or config.cpus_per_job)
 
 
-def test_options(config: Benchmark, target: str, kind: Kind, k_shot: int, seed: int) -> Evaluate:
+def test_options(
+    config: Benchmark, target: Mapping[str, str | None], kind: Kind, name: str, k: int, seed: int
+) -> Evaluate:
     """Return the options of a test: all sources and methods of a seed get the same episodes, every seed gets others.
 
     Episodes that came back with every seed would be counted as new ones in the pooled interval.
+    target: see `target_options`; with `episodes`, they come from the file in that folder of this kind, shot and seed.
     """
-    extra = {"kind": kind} if "kind" in Evaluate.__dataclass_fields__ else {}
+    file = str(Path(target["episodes"]) / episodes_name(name, k, seed)) if target["episodes"] else None
     return Evaluate(
-        test=[target], n_way=config.n_way, k_shot=[k_shot], n_query=config.n_query, episodes=config.episodes, seed=seed,
-        drop_small=config.drop_small, cache=config.cache, feature_dtype=config.feature_dtype, pictures=False,
-        download=config.download, size=config.size, machine=machine_of(config), **extra,
+        test=[target["test"]], n_way=config.n_way, k_shot=[k], n_query=config.n_query, episodes=config.episodes,
+        seed=seed, drop_small=config.drop_small, cache=config.cache, feature_dtype=config.feature_dtype,
+        pictures=False, download=config.download, size=config.size, machine=machine_of(config), kind=kind,
+        episode_file=file, write_episodes=config.write_episodes,
     )  # fmt: skip
+
+
+def episodes_name(kind: str, k_shot: int, seed: int) -> str:
+    """Return the name of the file with the episodes of a kind, shot and seed."""
+    return f"{file_name(kind)}_{k_shot}shot_seed{seed}.jsonl.gz"
+
+
+def target_options(config: Benchmark) -> dict[str, dict[str, str | None]]:
+    """Return the parts of every target: test, val and episodes."""
+    return named(config.targets, "targets", ("test", "val", "episodes"))
 
 
 def cells_of(config: Benchmark) -> Iterator[Cell]:
@@ -156,9 +167,7 @@ class _Plan:
 
     def __init__(self, config: Benchmark, keys: Mapping[str, str]) -> None:
         self.config, self.keys, self.jobs = config, keys, {}
-        self.sources, self.targets = (
-            named(config.sources, "sources", ("train", "val")), named(config.targets, "targets", ("test", "val"))
-        )  # fmt: skip
+        self.sources, self.targets = named(config.sources, "sources", ("train", "val")), target_options(config)
         self.machine = machine_of(config)
 
     def data(self, cell: Cell, chosen: bool) -> tuple[Data, str]:
@@ -210,10 +219,13 @@ class _Plan:
         job = self.jobs.setdefault(
             name, Job(name, "test", f"test on {cell.target}: {place[0]}, {place[2]}", {}, [before.name])
         )
-        text = self.targets[cell.target]["test"]
-        job.data = {text: self.keys[text]} if text in self.keys else {}
-        options = test_options(self.config, text, kind, cell.k_shot, cell.seed)
-        entry = {"cell": asdict(cell), "options": asdict(options), "head": self.config.head.get(cell.method, {})}
+        target, head = self.targets[cell.target], self.config.head.get(cell.method, {})
+        options = test_options(self.config, target, kind, cell.kind, cell.k_shot, cell.seed)
+        if cell.method == "simpleshot" and head.get("variant") == "CL2N" and head.get("centre") is None:
+            options.base = self.sources[cell.source]["train"]  # the paper's centre
+        texts = (target["test"], options.base, options.episode_file)
+        job.data |= {text: self.keys[text] for text in texts if text in self.keys}
+        entry = {"cell": asdict(cell), "options": asdict(options), "head": head}
         job.cells.append(json.loads(json.dumps({**entry, "in_memory": self.config.in_memory})))
 
 

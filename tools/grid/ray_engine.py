@@ -16,6 +16,9 @@ from tools.grid.local_engine import needed, settled, unmet
 from tools.grid.plan import Job
 
 MISSING = "--engine ray needs Ray: pip install 'ray[default]>=2.9' (or pip install 'covey[ray]')"
+# Ray speaks gRPC, and so HTTP/2 (RFC 9113, 3.4): each side begins with a frame of settings.
+SETTINGS = b"\x04"
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + SETTINGS + bytes(5)
 PASSED_ON = ("COVEY_CACHE", "COVEY_SHARED", "TORCH_HOME", "HF_HOME")  # environment that a job may depend on
 
 
@@ -43,38 +46,42 @@ def import_ray() -> Any:
 
 
 def probe(address: str, timeout_s: float = 3.0) -> None:
-    """Raise UserError unless something listens at HOST:PORT or ray://HOST:PORT; Ray itself would try for minutes."""
+    """Raise UserError unless Ray answers at HOST:PORT or ray://HOST:PORT; Ray itself would try for minutes."""
     if address in ("auto", "local"):
         return
     found = re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d+)", address)
     if not found or not 0 < int(found[2]) < 65536:
         raise UserError(f"the Ray address '{address}' is none of HOST:PORT, ray://HOST:PORT and auto")
+    mend = "start one with 'ray start --head', give another --address, or none for a cluster on this machine"
     try:
-        socket.create_connection((found[1], int(found[2])), timeout_s).close()
+        with socket.create_connection((found[1], int(found[2])), timeout_s) as link:
+            link.sendall(HELLO)
+            greeting = b"" if os.environ.get("RAY_USE_TLS") == "1" else link.recv(9)
     except OSError as error:
-        raise UserError(
-            f"no Ray cluster answers at '{address}' ({error.strerror or error}): start one with 'ray start --head', "
-            "give another --address, or none for a cluster on this machine"
-        ) from error
+        raise UserError(f"no Ray cluster answers at '{address}' ({error.strerror or error}): {mend}") from error
+    if os.environ.get("RAY_USE_TLS") != "1" and greeting[3:4] != SETTINGS:
+        raise UserError(f"what answers at '{address}' is not a Ray cluster: {mend}")
 
 
 def connect(room: Room) -> Any:
     """Join the cluster, or start one on this machine; returns the module `ray`. Raises UserError if it cannot."""
     ray = import_ray()
-    if room.address:
-        probe(room.address)
+    address = room.address or os.environ.get("RAY_ADDRESS")
+    if address:
+        probe(address)
     home = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
     passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     options: dict[str, Any] = {"runtime_env": {"env_vars": {"PYTHONPATH": path, **passed}}, "log_to_driver": False}
-    if not room.address or room.address == "local":
+    if address in (None, "local"):
         options["include_dashboard"] = False
     try:
-        ray.init(address=room.address, logging_level="ERROR", **options)
+        ray.init(address=address, logging_level="ERROR", **options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        where = f"the Ray cluster at '{room.address}'" if room.address else "a Ray cluster on this machine"
-        raise UserError(f"cannot use {where}: {reason}") from error
+        where = f"the Ray cluster at '{address}'" if address else "a Ray cluster on this machine"
+        hint = " (one that asks for a token needs RAY_AUTH_MODE=token here)" if address else ""
+        raise UserError(f"cannot use {where}: {reason}{hint}") from error
     return ray
 
 

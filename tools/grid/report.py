@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,27 +23,38 @@ PICTURES = ("heatmap.png", "differences.png", "ranks.png")
 
 
 class Journal:
-    """Prints a line a job, with how many are done and how long it will take, and keeps them in a file."""
+    """Prints a line a job, with how many are done and how long the rest will take, and keeps the lines in a file."""
 
-    def __init__(self, path: Path, total: int) -> None:
-        self.path, self.total, self.done, self.started, self.fresh = path, total, 0, time.perf_counter(), 0
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Path, jobs: Sequence[Job]) -> None:
+        self.path, self.jobs, self.done = path, {job.name: job for job in jobs}, 0
+        self.left = Counter(job.kind for job in jobs)
+        self.spent: dict[str, list[float]] = {}  # seconds between two outcomes, by kind of the second
+        self.last = self.started = time.perf_counter()
 
-    def say(self, title: str, outcome: Outcome) -> None:
+    def say(self, outcome: Outcome) -> None:
         """Tell how a job ended."""
-        self.done += 1
-        self.fresh += outcome.fresh
-        seconds = time.perf_counter() - self.started
+        job, now = self.jobs[outcome.name], time.perf_counter()
+        self.done, self.left = self.done + 1, self.left - Counter([job.kind])
+        if outcome.fresh:
+            self.spent.setdefault(job.kind, []).append(now - self.last)
+        self.last = now
         reason = (outcome.reason or "").partition(", which failed:")[0]  # told where it happened
         words = f"failed: {reason}" if reason else outcome.said
-        left = ""
-        if self.fresh and self.done < self.total:
-            left = f" [{seconds:.0f} s, about {seconds / self.done * (self.total - self.done):.0f} s left]"
-        lines = [f"({self.done}/{self.total}) {title}: {words}{left}"]
+        lines = [f"({self.done}/{len(self.jobs)}) {job.title}: {words}{self._times(now)}"]
         lines += [f"    failed: {name.removeprefix('cells/')}: {reason}" for name, reason in outcome.cells.items()]
         print("\n".join(lines), flush=True)
         with open(self.path, "a", encoding="utf-8") as file:
             file.writelines(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n" for line in lines)
+
+    def _times(self, now: float) -> str:
+        """Say how long it took and, once each kind of job that is left was seen, how long the rest will take."""
+        if not self.spent:
+            return ""
+        passed = f" [{now - self.started:.0f} s"
+        if not self.left or not self.spent.keys() >= self.left.keys():
+            return passed + "]"
+        rest = sum(sum(self.spent[kind]) / len(self.spent[kind]) * count for kind, count in self.left.items())
+        return passed + f", about {rest:.0f} s left]"
 
 
 def report(run: RunFolder, found: Found, jobs: Sequence[Job], seconds: float) -> dict:

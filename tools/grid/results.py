@@ -15,7 +15,8 @@ from fewshot.methods import METHODS
 from tools.config import Benchmark
 from tools.grid.cells import Result, cell_key, read_cell
 from tools.grid.job import Outcome, last_weights
-from tools.grid.plan import Cell, Job, kinds_of, shots_of, varies
+from tools.grid.plan import Cell, Job, kinds_of, shots_of
+from tools.kinds import varies
 from tools.table import Cell as Number
 from tools.table import Table
 
@@ -122,10 +123,25 @@ def make_tables(found: Found, what: str = "accuracies") -> list[Table]:
         apart = frozenset(row for method, row in titles.items() if METHODS[method].transductive)
         if apart:
             notes["transductive"] = "asks all queries of an episode at once, so it is not compared with the others"
+        notes |= _notes(found, source)
         groups = [(target, [found.column_title(c) for c in columns]) for target in map(str, config.targets)]
         title = f"{_unit(what)}, {config.n_way}-way, trained on {source}"
         tables.append(Table(title, list(titles.values()), groups, numbers, notes, apart, failed))
     return tables
+
+
+def _notes(found: Found, source: str) -> dict[str, str]:
+    """Return what the heads said of how they computed, and who made use of unlabelled pictures."""
+    notes, learners = {}, []
+    for method, title in found.titles().items():
+        records = [r.record for cell, r in found.results.items() if (cell.source, cell.method) == (source, method)]
+        said = list(dict.fromkeys(record["note"] for record in records if record.get("note")))
+        if said:
+            notes[title] = "; ".join(said)
+        learners += [title] if METHODS[method].semi_supervised else []
+    if any(kind.unlabelled for kind in kinds_of(found.config).values()):
+        notes["unlabelled pictures"] = f"used by {', '.join(learners)}" if learners else "no method here uses them"
+    return notes
 
 
 def _unit(what: str) -> str:
