@@ -363,3 +363,40 @@ def test_only_the_rows_that_are_asked_for_are_read(tmp_path):
     store = read_features(tmp_path, verify=False)
     rows = store.gather(np.array([[0, 5], [2**19, 2**20 - 1]]))
     assert rows.shape == (2, 2, 2**14) and float(rows[1, 1, -1]) == 2.5 and float(rows.sum()) == 2.5
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident memory is read from /proc")
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_episodes_are_scored_from_a_store_that_memory_could_not_hold(tmp_path, dtype):
+    """2**21 items in a sparse file of 64 or 128 GB; one class is all zeros, items of the other begin with ones."""
+    count, length = 2**21, 2**14
+    header = {"parts": {"dtype": dtype}, "shape": [count, length], "block_rows": count, "checksums": [0]}
+    (tmp_path / "store.json").write_text(json.dumps({**header, "format": "covey-features-1"}))
+    chosen = np.concatenate([np.arange(40), count - 1 - np.arange(40)])  # the items that episodes draw from
+    labels = np.full(count, 2)
+    labels[chosen] = np.repeat([0, 1], 40)
+    bytes_per_row = length * np.dtype(dtype).itemsize
+    with open(tmp_path / "features.bin", "wb") as file:
+        file.truncate(count * bytes_per_row)
+        for item in np.flatnonzero(labels == 1):
+            file.seek(int(item) * bytes_per_row)
+            file.write(np.ones(8, dtype).tobytes())
+    store = read_features(tmp_path, verify=False)
+    sampler = EpisodeSampler(labels, 2, 1, 4, 50, classes=[0, 1])
+    before = own_memory_mb()
+    result = evaluate_features(Nearest(), store, sampler, 3, show=False)
+    assert result.mean == 1.0
+    assert own_memory_mb() - before < 200
+
+
+def own_memory_mb() -> float:
+    """Return the resident memory of this process that is not of a mapped file, in MB."""
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_mean_row(tmp_path, network, dtype):
+    data = pictures(6, 9)
+    store, _, _ = opened(network, data, tmp_path, dtype=dtype)
+    torch.testing.assert_close(store.mean(rows=7), store.tensor().mean(0), rtol=1e-5, atol=1e-6)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import math
 import sys
+import time
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
 from backbones import create_backbone
 from fewshot.encoder import Encoder
+from fewshot.methods import METHODS
 from moments import BDC, bdc_vector
-from tools.bench import bdc, episode, logistic, prototypes, sampler, show
+from tools.bench import bdc, episode, heads, logistic, peers, prototypes, sampler, show, stl_test
 from tools.bench.__main__ import CASES, main, parser
-from tools.bench.case import Row, call_count, measure
+from tools.bench.case import Case, Row, call_count, measure
 from tools.bench.plain import PlainBDC, plain_bdc_vector
 
 KEYS = ["case", "shape", "ours_s", "other_s", "ratio", "ours_mb", "other_mb"]
@@ -148,3 +152,65 @@ def test_stored_features_and_the_plain_loop_score_alike(build):
     assert len(ours) == case.unit_count == 8
     assert 0.3 < ours.mean() < 1
     assert ours == pytest.approx(plain, abs=2 / 75)  # near-ties, and where scikit-learn stops
+
+
+def test_a_whole_test_is_beside_fewer_episodes_of_scikit_learn():
+    case = stl_test.case(1, 60, 6, 20, episodes=30, other_episodes=4)
+    assert len(case.ours()) == 30 and len(case.other()) == 4
+    assert case.ours()[:4] == pytest.approx(case.other(), abs=2 / 75)
+    row = measure(case)
+    assert row.repeats == 1 and row.ratio == pytest.approx(row.other_s / row.ours_s)
+    assert "30 episodes" in row.shape and "4 episodes" in row.other_name
+    ticks = []
+    measure(case, lambda: ticks.append(1))
+    assert len(ticks) == call_count(case) == 2
+
+
+def test_units_of_both_sides_are_counted_apart(monkeypatch):
+    """A clock on which every unit takes a second."""
+    clock, done = [0.0], {"ours": 0, "other": 0}
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    def run(side: str, count: int):
+        done[side] += count
+        clock[0] += count
+
+    case = Case("x", "1", lambda: run("ours", 10), lambda: run("other", 2), "peer", 5, 10, other_count=2)
+    row = measure(case)
+    assert (row.ours_s, row.other_s, row.ratio) == (1.0, 1.0, 1.0)
+    assert done == {"ours": 70, "other": 14}
+
+
+@pytest.mark.parametrize("method", ["protonet", "covnet", "bd_cspn", "stl_deepbdc"])
+def test_a_head_alone_and_in_parts_scores_alike(method, monkeypatch):
+    monkeypatch.setattr(heads, "SHAPES", {"gap": (12,), "bdc": (15,), "map": (6, 3, 3)})
+    case = heads.case(method, 6, 20, episodes=5)
+    assert case.ours() == pytest.approx(case.other(), abs=1 / 75)
+
+
+def test_heads_are_all_methods_that_have_features():
+    assert "deepemd" in heads.SLOW and set(heads.SLOW) <= set(METHODS)
+    assert {METHODS[name].pool for name in METHODS} == set(heads.SHAPES)
+
+
+@pytest.mark.parametrize("name", list(peers.PEERS))
+def test_peers_score_the_same_test(name):
+    """easyfsl gets our very episodes; learn2learn draws its own."""
+    if name == "learn2learn":
+        pytest.importorskip("learn2learn", reason="learn2learn could not be built here: see make setup")
+    case = peers.case(name, 6, 20, episodes=200)
+    ours, theirs = case.ours(), np.array(case.other())
+    assert len(theirs) == case.other_count == 200
+    assert abs(ours.mean() - theirs.mean()) < (1e-6 if name == "easyfsl" else 0.05)
+
+
+def test_a_missing_peer_leaves_the_other_row(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "easyfsl.methods", None)  # as if it were not installed
+    monkeypatch.setattr(peers, "PEERS", {"easyfsl": peers.easyfsl_loop, "loop": lambda *_: lambda: None})
+    monkeypatch.setattr(peers, "EPISODES", 4)
+    small = functools.partial(peers.case, n_classes=6, n_items=20, episodes=4, repeats=1)
+    monkeypatch.setattr(peers, "case", small)
+    assert main(["peers", "--json", "--repeats", "1"]) == 1
+    output = capsys.readouterr()
+    assert [json.loads(line)["case"] for line in output.out.splitlines()] == ["peers"]
+    assert "peers: easyfsl can't be imported" in output.err

@@ -86,7 +86,7 @@ def learn2learn_loop(features, labels, episodes: int) -> Callable[[], list[float
     transforms = [
         FusedNWaysKShots(data, n=WAYS, k=SHOTS + QUERIES), LoadData(data), RemapLabels(data), ConsecutiveLabels(data)
     ]  # fmt: skip
-    tasks = learn2learn.data.TaskDataset(data, transforms, num_tasks=-1)
+    tasks = learn2learn.data.Taskset(data, transforms, num_tasks=-1)
     is_support = (torch.arange(WAYS * (SHOTS + QUERIES)) % (SHOTS + QUERIES)) < SHOTS
 
     @torch.no_grad()
