@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 
+import filelock
 import torch
 from torch import nn
 
@@ -22,6 +23,7 @@ from episodes.processes import team_of
 from episodes.run import RunFolder, check_run
 from episodes.sampler import EpisodeSampler
 from episodes.shards import evaluate_shared
+from episodes.sources.cache import cache_folder
 from episodes.sources.folder import read_file
 from episodes.transforms import resize_for
 from fewshot.card import Architecture, Loaded, design, load_encoder
@@ -50,13 +52,21 @@ def open_set(spec: str, data: Data, size: int):
     Arrays larger than the network's pictures are shrunk as well, once and with antialias: the augmentation of whole
     batches samples without it, which breaks the thin strokes of characters that the test pictures keep.
     """
-    dataset = open_dataset(spec, skip_broken=data.skip_broken, download=data.download)
+    with _in_turn() if data.download else contextlib.nullcontext():
+        dataset = open_dataset(spec, skip_broken=data.skip_broken, download=data.download)
     if isinstance(dataset, FileSet) and dataset.read is read_file and not data.skip_broken:
         refuse_broken(dataset)
     side = resize_for(size)
     if data.in_memory and (not hasattr(dataset, "batch") or min(dataset.images.shape[-2:]) > side):
         dataset = to_memory(dataset, side, side)
     return dataset
+
+
+def _in_turn() -> filelock.BaseFileLock:
+    """Return the lock under which data sets are fetched, so that of several processes the first one does."""
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    return filelock.FileLock(folder / "download.lock")
 
 
 def open_pictures(data: Data, backbone: nn.Module, size: int) -> tuple[Pictures, Pictures | None]:
