@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pickle
@@ -22,7 +23,7 @@ from backbones.errors import UserError
 FORMAT = "covey-1"
 # Bookkeeping that older files lack and that does not change what a network computes.
 OPTIONAL = ("num_batches_tracked", ".calls")
-_WRAPPERS = ("state", "state_dict", "model", "model_state_dict", "params")
+_WRAPPERS = ("state", "state_dict", "model", "module", "model_state_dict", "params")
 
 # Official name -> ours, applied in order; the inverse is built by `to_official`.
 _RENAMES = (
@@ -88,7 +89,9 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict]:
             with safetensors.safe_open(path, framework="pt") as file:
                 metadata = json.loads((file.metadata() or {}).get("covey", "{}"))
                 return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118 (no mapping)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # Published files often hold the options of their run in a Namespace, which is a plain record of attributes.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} holds more than tensors and plain values, and running code from a file is refused: "

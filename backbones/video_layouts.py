@@ -203,8 +203,8 @@ def load_source(
     strange = [key for key in source.rest if _BLOCK.match(key) and not _TUNED.search(key)]
     if strange:
         raise UserError(
-            f"{path} holds weights that this network has no place for ({', '.join(strange[:4])}): without them it would "
-            "compute something else than what was trained"
+            f"{path} holds weights that this network has no place for ({', '.join(strange[:4])}): "
+            "without them it would compute something else than what was trained"
         )
     fresh = tuple(key for key in own if key not in inside and key not in state)
     report = load_state(model, state, path, allow_missing=fresh)
