@@ -116,12 +116,17 @@ def spell_out(argv: list[str], kinds: dict[str, Any]) -> list[str]:
                 key, values = key.removeprefix("no_"), ["false" if kind is bool else "none"]
         elif kind is bool and not values:
             values = ["true"]
-        elif typing.get_origin(kind) is list and values and not values[0].lstrip().startswith("["):
-            inner = typing.get_args(kind)[0]
+        elif (inner := _listed(kind)) and values and not values[0].lstrip().startswith("[") and values != ["null"]:
             values = [f"[{', '.join(json.dumps(v) if inner is str else v for v in values)}]"]
         result += [f"--{key}={values[0]}"] if equals else [f"--{key}", *values]
         place = place + 1 if equals else stop_at
     return result
+
+
+def _listed(kind: Any) -> Any:
+    """Return the type of the values of a list, one that may be null included; None for any other option."""
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    return next((typing.get_args(part)[0] for part in kinds if typing.get_origin(part) is list), None)
 
 
 def describe(kind: Any) -> str:

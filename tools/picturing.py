@@ -15,6 +15,7 @@ from episodes.numbered import NumberedEpisodes
 from tools.table import EpisodePicture
 
 Features = Tensor | FeatureStore
+OTHERS = 2  # unknown queries and unlabelled pictures of each class that are shown
 
 
 @torch.no_grad()
@@ -30,13 +31,12 @@ def picture_of(
 ) -> EpisodePicture:
     """Collect the pictures of one episode and what every method says about its queries.
 
-    features, heads: by method; queries: how many of each class to show, of the unknown and unlabelled pictures as well.
-    device: of the heads, default the features'.
+    features, heads: by method; queries: how many of each class to show. device: of the heads, default the features'.
     """
     episode, batch = sampler[number], sampler.batch([number])
     query = _first_of_each(episode.query_labels, queries)
-    unknown = _first_of_each(pictures.dataset.labels[episode.unknown], queries)
-    unlabelled = _first_of_each(episode.unlabelled_labels, queries)
+    unknown = _first_of_each(pictures.dataset.labels[episode.unknown], OTHERS)
+    unlabelled = _first_of_each(pictures.dataset.labels[episode.unlabelled], OTHERS)
     said, said_unknown = {}, {}
     for name, head in heads.items():
         # all queries are asked, since a transductive head answers by all of them
