@@ -13,7 +13,7 @@ import warnings
 
 import lightning_fabric
 import torch
-from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from lightning_fabric.strategies import DDPStrategy
 from torch import nn
 
@@ -60,26 +60,29 @@ def open_fabric(machine: Machine, seed: int) -> lightning_fabric.Fabric:
 
 
 def launched(machine: Machine) -> tuple[str | int, int]:
-    """Return devices a node and nodes: those that torchrun or SLURM have started processes for, else as asked.
+    """Return devices a node and nodes: those that torchrun or srun have started processes for, else as asked.
 
     Raises UserError when another number is asked for than was started.
     """
     if TorchElasticEnvironment.detect():
-        by, found = "torchrun", (os.environ.get("LOCAL_WORLD_SIZE"), os.environ.get("GROUP_WORLD_SIZE"))
-    elif SLURMEnvironment.detect():
-        tasks = os.environ.get("SLURM_NTASKS_PER_NODE") or ("1" if os.environ.get("SLURM_NTASKS") == "1" else None)
-        by, found = "srun", (tasks, os.environ.get("SLURM_NNODES"))
+        by, devices, nodes = "torchrun", os.environ.get("LOCAL_WORLD_SIZE", "1"), os.environ.get("GROUP_WORLD_SIZE", 1)
+    elif by_srun():
+        by, devices, nodes = "srun", os.environ.get("SLURM_NTASKS_PER_NODE"), os.environ.get("SLURM_NNODES", 1)
     else:
         return machine.devices, machine.num_nodes
-    devices, nodes = (int(number) if number else None for number in found)
     if devices is None:
         raise UserError("SLURM does not say how many processes each node has: give sbatch or srun --ntasks-per-node")
-    asked = _count(machine.devices)
+    devices, nodes, asked = int(devices), int(nodes), _count(machine.devices)
     if asked not in (None, 1, devices):
         raise UserError(f"{by} has started {devices} processes on this node, not {asked}: leave out --machine.devices")
-    if machine.num_nodes not in (1, nodes or 1):
+    if machine.num_nodes not in (1, nodes):
         raise UserError(f"{by} runs on {nodes} nodes, not {machine.num_nodes}: leave out --machine.num_nodes")
-    return (machine.devices if asked == devices else devices), nodes or 1
+    return (machine.devices if asked == devices else devices), nodes
+
+
+def by_srun() -> bool:
+    """Whether this is one of several processes that srun has started; a batch script has SLURM's variables as well."""
+    return SLURMEnvironment.detect() and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
 
 
 def _count(devices: str | int) -> int | None:
@@ -91,12 +94,15 @@ def _count(devices: str | int) -> int | None:
 
 
 def _fabric(machine: Machine, devices: str | int, nodes: int, strategy) -> lightning_fabric.Fabric:
+    # In a SLURM job without srun or torchrun nobody else starts the processes, though SLURM's variables say so.
+    own = SLURMEnvironment.detect() and not by_srun() and not TorchElasticEnvironment.detect()
     return lightning_fabric.Fabric(
         accelerator=machine.accelerator,
         devices=devices,
         num_nodes=nodes,
         precision=machine.precision,
         strategy=strategy,
+        plugins=[LightningEnvironment()] if own else None,
     )
 
 

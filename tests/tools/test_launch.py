@@ -108,6 +108,7 @@ def test_two_processes_test_as_one(tmp_path, packs, pretrained):
     slurm = {
         "SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NAME": "covey", "SLURM_NODELIST": "localhost",
         "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "SLURM_NODEID": "0",
+        "SLURM_STEP_NUM_TASKS": "2",
     }  # fmt: skip
     processes = [
         subprocess.Popen(
@@ -143,10 +144,19 @@ def test_slurm_must_say_how_many_processes_a_node_has(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_NAME", "covey")
     monkeypatch.setenv("SLURM_NTASKS", "4")
     monkeypatch.setenv("SLURM_NNODES", "2")
+    assert launched(Machine(devices=3)) == (3, 1)  # in the batch script itself, which srun has not started
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     with pytest.raises(UserError, match="--ntasks-per-node"):
         launched(Machine())
     monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "2")
     assert launched(Machine()) == (2, 2)
+
+
+def test_a_batch_script_without_srun_is_one_process(monkeypatch):
+    for name, value in {"NTASKS": "4", "NTASKS_PER_NODE": "2", "NNODES": "2", "PROCID": "0", "LOCALID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setenv("SLURM_JOB_NAME", "covey")
+    assert open_fabric(Machine(accelerator="cpu"), 0).world_size == 1
 
 
 def test_synchronised_batch_statistics_need_gpus():

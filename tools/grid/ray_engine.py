@@ -102,6 +102,8 @@ def resources(ray: Any, room: Room) -> dict[str, float]:
 
 def remote_job(work: Callable, job: dict, before: dict | None, root: str, folder: str, *outcomes: dict) -> dict:
     """Do a job on a worker; `outcomes` are those of the jobs that it needs, which Ray waits for."""
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        del os.environ[name]  # srun may have started Ray's nodes, but this job is no task of srun
     os.chdir(folder)  # relative paths of pictures and results are those of who asked
     mine, start = Job(**job), Job(**before) if before else None
     names = {start.name: start} if start else {}
