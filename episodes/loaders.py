@@ -94,7 +94,8 @@ class EpisodeImages(Dataset):
     Every process of the sampler's world has the same number of steps. "weight" is its share of a step's episodes times
     world_size, as in `BatchImages`; a process that has none left repeats an episode with no weight.
     An item has images (E, S+Q, 3, size, size) with the support first, support_labels (E, S) and query_labels (E, Q)
-    with -1 for padding, and the episode numbers (E,).
+    with -1 for padding, and the episode numbers (E,). Unlabelled images, where episodes have any, come last,
+    (E, S+Q+M, 3, size, size), and unlabelled_mask (E, M) is False for padding.
     """
 
     def __init__(self, pictures: Pictures, sampler: EpisodeSampler, episodes_per_step: int = 1) -> None:
@@ -115,7 +116,10 @@ class EpisodeImages(Dataset):
         if not len(numbers):  # fewer episodes than processes: take part with no weight
             numbers = range(1)
         batch = self.sampler.batch(numbers)
-        items = np.concatenate([batch.support, batch.query], axis=1)
+        items = np.concatenate([batch.support, batch.query, batch.unlabelled], axis=1)
+        extra = {}
+        if batch.unlabelled.shape[1]:
+            extra["unlabelled_mask"] = torch.from_numpy(batch.unlabelled_labels != -1)
         # Seeded episode by episode: which episodes share a step must not change their pictures.
         seed = (self.sampler.seed, self.sampler.epoch)
         images = [self.pictures.load(row, *seed, int(n)) for row, n in zip(items, batch.numbers, strict=True)]
@@ -125,6 +129,7 @@ class EpisodeImages(Dataset):
             "query_labels": torch.from_numpy(np.array(batch.query_labels)),
             "numbers": torch.from_numpy(batch.numbers.copy()),
             "weight": torch.tensor(weight),
+            **extra,
         }
 
 

@@ -88,27 +88,39 @@ class EpisodeModel(nn.Module):
         return self.pool(self.backbone(images))
 
     def forward(
-        self, images: Tensor, support_labels: Tensor, n_way: int | None = None, query_mask: Tensor | None = None
+        self,
+        images: Tensor,
+        support_labels: Tensor,
+        n_way: int | None = None,
+        query_mask: Tensor | None = None,
+        unlabelled_mask: Tensor | None = None,
     ) -> Tensor:
         """Score episodes.
 
-        images: (E, S + Q, 3, H, W), the support first. support_labels: (E, S), -1 for padding.
-        query_mask: (E, Q), False for padding; for transductive heads alone.
+        images: (E, S + Q + M, 3, H, W), the support first, unlabelled images last. support_labels: (E, S), -1 for
+            padding. query_mask: (E, Q), False for padding; for transductive heads alone.
+        unlabelled_mask: (E, M), False for padding; None where M is 0. Heads that are not semi-supervised do without.
         Returns logits (E, Q, K).
         """
-        shots = support_labels.shape[1]
+        shots, further = support_labels.shape[1], 0 if unlabelled_mask is None else unlabelled_mask.shape[1]
+        if further and not getattr(self.head, "semi_supervised", False):
+            images, further = images[:, :-further], 0
         if getattr(self.head, "adapts", False):  # the network passes its images anew after every inner step
             encoder, support, query = Encoder(self.backbone, self.pool), images[:, :shots], images[:, shots:]
             return self.head(encoder, support, support_labels, query, n_way=n_way, query_mask=query_mask)
         features = self.features(images.flatten(0, 1)).unflatten(0, images.shape[:2])
         extra = {"query_mask": query_mask} if getattr(self.head, "transductive", False) else {}
-        return self.head(features[:, :shots], support_labels, features[:, shots:], n_way=n_way, **extra)
+        support, query, unlabelled = features.split([shots, features.shape[1] - shots - further, further], dim=1)
+        if further:
+            extra |= {"unlabelled": unlabelled, "unlabelled_mask": unlabelled_mask}
+        return self.head(support, support_labels, query, n_way=n_way, **extra)
 
 
 def episode_step(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Loss and accuracy of a batch of episodes (see `episodes.loaders.EpisodeImages`)."""
     query_labels = batch["query_labels"]
-    logits = model(batch["images"], batch["support_labels"], query_mask=query_labels >= 0)
+    masks = {"query_mask": query_labels >= 0, "unlabelled_mask": batch.get("unlabelled_mask")}
+    logits = model(batch["images"], batch["support_labels"], **masks)
     return _loss_and_accuracy(logits, query_labels)
 
 

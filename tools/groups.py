@@ -107,6 +107,9 @@ class Episodes:
         n_query: query pictures of each class.
         episodes: number of episodes, in training per epoch.
         drop_small: leave out classes with too few pictures instead of refusing them.
+        unlabelled: unlabelled pictures of each class, for semi-supervised methods.
+        distractor_ways: further classes that unlabelled pictures are of.
+        distractors: unlabelled pictures of each of those.
     """
 
     n_way: int = 5
@@ -114,11 +117,14 @@ class Episodes:
     n_query: int = 15
     episodes: int = 600
     drop_small: bool = False
+    unlabelled: int = 0
+    distractor_ways: int = 0
+    distractors: int = 0
 
 
 @dataclass
 class Validation:
-    """Size and number of validation episodes; sizes that are not named are those of the training episodes.
+    """Size and number of validation episodes; what is not named is as in the training episodes.
 
     Args:
         n_way: classes in an episode; null takes the training's.
@@ -143,6 +149,9 @@ def like_training(validation: Validation | Episodes, training: Episodes) -> Epis
         validation.n_query or training.n_query,
         validation.episodes,
         validation.drop_small,
+        training.unlabelled,
+        training.distractor_ways,
+        training.distractors,
     )
 
 

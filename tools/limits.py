@@ -24,7 +24,7 @@ LEAST = {
     "unknown_queries": 1,
     "unlabelled": 0,
     "distractor_ways": 0,
-    "distractors": 1,
+    "distractors": 0,
     "episodes": 1,
     "episodes_per_step": 1,
     "size": 1,

@@ -29,6 +29,9 @@ def meta_train(config: MetaTrain) -> dict:
                 f"{METHODS[method].title} is not trained on episodes: "
                 "test its pre-trained checkpoint with tools.evaluate"
             )
+        unlabelled = config.episodes.unlabelled or config.episodes.distractor_ways
+        if unlabelled and not find_method(method).semi_supervised:
+            raise UserError(f"{METHODS[method].title} does not learn from unlabelled pictures: use semi_soft_kmeans")
         shots = config.episodes.k_shot
         head = create_head(method, shots, loaded.encoder.out_dim, **config.model.head)
         model = EpisodeModel(loaded.encoder, loaded.load_head(head))

@@ -16,6 +16,7 @@ from episodes import processes
 from episodes.check import refuse_broken
 from episodes.dataset import FileSet, to_memory
 from episodes.engine import Plan
+from episodes.extras import Extras
 from episodes.loaders import Pictures, numbered_loader
 from episodes.opening import open_dataset
 from episodes.optim import build_optimizer, build_schedule
@@ -125,6 +126,7 @@ def make_sampler(pictures: Pictures, episodes: Episodes, seed: int, epoch: int =
         episodes.episodes,
         seed,
         epoch,
+        extras=Extras(0, 0, episodes.unlabelled, episodes.distractor_ways, episodes.distractors),
         drop_small=episodes.drop_small,
         class_names=pictures.dataset.class_names,
         rank=fabric.global_rank if fabric else 0,
