@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,6 +48,8 @@ def import_ray() -> Any:
 
 def probe(address: str, timeout_s: float = 3.0) -> None:
     """Raise UserError unless Ray answers at HOST:PORT or ray://HOST:PORT; Ray itself would try for minutes."""
+    if address == "auto":  # the cluster that was started last on this machine, which may be gone
+        address = _last_started() or "auto"
     if address in ("auto", "local"):
         return
     found = re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d+)", address)
@@ -63,24 +66,29 @@ def probe(address: str, timeout_s: float = 3.0) -> None:
         raise UserError(f"what answers at '{address}' is not a Ray cluster: {mend}")
 
 
+def _last_started() -> str | None:
+    """Return the address that Ray noted when a cluster was started on this machine, if it did."""
+    note = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray" / "ray_current_cluster"
+    return note.read_text().strip() if note.is_file() else None
+
+
 def connect(room: Room) -> Any:
     """Join the cluster, or start one on this machine; returns the module `ray`. Raises UserError if it cannot."""
     ray = import_ray()
-    address = room.address or os.environ.get("RAY_ADDRESS")
-    if address:
-        probe(address)
+    address = room.address or os.environ.get("RAY_ADDRESS") or "local"
+    probe(address)
     home = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
     passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     options: dict[str, Any] = {"runtime_env": {"env_vars": {"PYTHONPATH": path, **passed}}, "log_to_driver": False}
-    if address in (None, "local"):
+    if address == "local":
         options["include_dashboard"] = False
     try:
         ray.init(address=address, logging_level="ERROR", **options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        where = f"the Ray cluster at '{address}'" if address else "a Ray cluster on this machine"
-        hint = " (one that asks for a token needs RAY_AUTH_MODE=token here)" if address else ""
+        where = f"the Ray cluster at '{address}'" if address != "local" else "a Ray cluster on this machine"
+        hint = " (one that asks for a token needs RAY_AUTH_MODE=token here)" if address != "local" else ""
         raise UserError(f"cannot use {where}: {reason}{hint}") from error
     return ray
 
