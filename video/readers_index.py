@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from episodes.errors import UserError
 
 # Side x side of the largest frame that is decoded, unless asked otherwise: 8K film has 3.4e7 pixels, 100 MB in RGB.
 MAX_PIXELS = 2**26
+MAX_BYTES = 2**31  # of the frames that one call returns
 # Packets of these codecs may be invisible (VP8) or halves of a frame (interlaced MPEG-2): only decoding tells.
 COUNT_BY_DECODING = ("vp8", "mpeg2video", "vc1")
 
@@ -60,8 +60,10 @@ class VideoIndex:
 
 def open_container(source: Any, name: str) -> Any:
     """Open a file (a path or a binary file object) with PyAV; raises UserError with its `name`."""
-    import av
-
+    try:
+        import av
+    except ImportError as error:
+        raise UserError(f"PyAV, which lists the frames of videos, does not load ({error}): pip install av") from error
     try:
         return av.open(source, metadata_errors="ignore")
     except (av.FFmpegError, OSError, ValueError) as error:
@@ -105,22 +107,30 @@ def scan(source: Any, name: str, *, decode: bool = False, max_pixels: int = MAX_
                 name,
                 f"its frames of {context.width} x {context.height} pixels are larger than the {max_pixels} allowed",
             )
-        promised, packets, damage = stream.frames, [], None
+        base, average, codec = float(stream.time_base), float(stream.average_rate or 0), context.name
+        facts = {
+            "rotation": 0,
+            "stream": stream.index,
+            "codec": codec,
+            "height": context.height,
+            "width": context.width,
+        }
+        promised, seen, packets, damage = stream.frames, 0, [], None
         try:
             for packet in container.demux(stream):
-                if packet.size and not packet.is_discard:
+                seen += packet.size > 0 or packet.pts is not None  # AVI has empty packets: "the last frame again"
+                if packet.size and not packet.is_discard:  # discarded: what an edit list cuts away
                     packets.append((packet.pts, packet.is_keyframe))
                     damage = damage or ("it is cut off or damaged" if packet.is_corrupt else None)
         except Exception as error:
             damage = damage or _reason(error)
         if not packets:
             raise unreadable(name, "it has no frames")
-        if promised > len(packets) and damage is None and context.name not in COUNT_BY_DECODING:
-            damage = f"it is cut off: it promises {promised} frames and holds {len(packets)}"
+        if promised > seen and damage is None and codec not in COUNT_BY_DECODING:
+            damage = f"it is cut off: it promises {promised} frames and holds {seen}"
         stamps = [pts for pts, _ in packets]
-        unclear = decode or context.name in COUNT_BY_DECODING or None in stamps or len(set(stamps)) < len(stamps)
+        unclear = decode or codec in COUNT_BY_DECODING or None in stamps or len(set(stamps)) < len(stamps)
         key_stamps = [pts for pts, key in packets if key]
-    facts = dict(rotation=0, stream=stream.index, codec=context.name, height=context.height, width=context.width)
     pts, found = _decoded(source, name, first_only=not unclear and damage is None, facts=facts)
     if pts[0] is None:
         raise unreadable(name, "its frames have no time stamps")
@@ -132,9 +142,8 @@ def scan(source: Any, name: str, *, decode: bool = False, max_pixels: int = MAX_
         pts = sorted(stamps)
     pts = np.array(pts, dtype=np.int64)
     keys = np.searchsorted(pts, np.array([p for p in key_stamps if p is not None], dtype=np.int64))
-    base = float(stream.time_base)
     span = float(pts[-1] - pts[0]) * base
-    rate = float(stream.average_rate or 0) or ((len(pts) - 1) / span if span else 0.0)
+    rate = average or ((len(pts) - 1) / span if span else 0.0)
     return VideoIndex(pts, np.unique(np.append(keys[keys < len(pts)], 0)), base, fps=rate, damage=damage, **facts)
 
 
@@ -149,6 +158,9 @@ def _decoded(source: Any, name: str, first_only: bool, facts: dict[str, Any]) ->
             for frame in container.decode(video_stream(container, name)):
                 if not stamps:
                     facts.update(rotation=round(frame.rotation), height=frame.height, width=frame.width)
+                if frame.is_corrupt and stamps:
+                    damage = f"frame {len(stamps)} is damaged"
+                    break
                 stamps.append(frame.pts)
                 if first_only:
                     break
@@ -166,16 +178,24 @@ def _reason(error: BaseException) -> str:
     return text[:1].lower() + text[1:] or type(error).__name__
 
 
-def remembered(limit: int = 4096) -> Callable[..., VideoIndex]:
-    """Return a `scan` that remembers its last `limit` results by (name, size, time of change)."""
-    known: dict[Any, VideoIndex] = {}
+def checked_indices(indices: Any, count: int, name: str) -> np.ndarray:
+    """Return frame indices (T,) within 0..count-1; negative ones count from the end, as everywhere in Python."""
+    indices = np.asarray(indices, dtype=np.int64).reshape(-1)
+    if len(indices) and not -count <= indices.min() <= indices.max() < count:
+        wrong = indices.max() if indices.max() >= count else indices.min()
+        raise IndexError(f"video '{name}' has the frames 0..{count - 1}, not {wrong}")
+    return indices % count
 
-    def lookup(key: Any, source: Any, name: str, **options: Any) -> VideoIndex:
-        key = (key, *sorted(options.items()))
-        if key not in known:
-            if len(known) >= limit:
-                known.pop(next(iter(known)))
-            known[key] = scan(source, name, **options)
-        return known[key]
 
-    return lookup
+def checked_size(size: tuple[int, int] | None, shown: tuple[int, int], count: int, name: str) -> tuple[int, int]:
+    """Return the height and width to decode at; raises UserError when `count` such frames take too much memory."""
+    height, width = size or shown
+    if min(height, width) < 1:
+        raise ValueError(f"frames of {height} x {width} pixels cannot be made: give a size of at least 1 x 1")
+    if count * height * width * 3 > MAX_BYTES:
+        raise unreadable(
+            name,
+            f"{count} frames of {width} x {height} pixels need more than {MAX_BYTES // 2**30} GB: ask for fewer, "
+            "or for smaller ones",
+        )
+    return height, width
