@@ -159,7 +159,8 @@ def _answers(
     """Return the predicted labels (E, Q) and, where there are unknown queries, the scores of all (E, Q + U)."""
     open_set = batch.unknown.shape[1] > 0
     logits = ask(head, batch, sides, ranking=not open_set)
-    predictions = logits[:, : batch.query.shape[1]].argmax(-1).cpu().numpy()
+    # the index of `max`: on logits that lie class by class, as products leave them, argmax takes eight times as long
+    predictions = logits[:, : batch.query.shape[1]].max(-1).indices.cpu().numpy()
     return predictions, known_scores(logits, open_score).cpu().numpy() if open_set else None
 
 
