@@ -28,7 +28,7 @@ class ANIL(nn.Module):
         self,
         inner_steps: int = 5,
         test_steps: int | None = 10,
-        inner_lr: float = 0.1,
+        inner_lr: float = 0.5,
         first_order: bool = False,
         start: str = "zeros",
         n_way: int | None = None,
