@@ -12,6 +12,7 @@ from tools.grid.cells import Result
 from tools.grid.latex import escape, to_latex
 from tools.grid.pictures import plot_differences, plot_heatmap, plot_ranks
 from tools.grid.plan import Cell, plan_jobs
+from tools.grid.report import narrow
 from tools.grid.results import Found, make_tables
 from tools.grid.statistics import cliques, critical_difference, differences, rank, rank_rows
 
@@ -109,6 +110,14 @@ def test_too_little_to_rank_is_said():
     assert rank(found) == "ranks need 3 methods that are not transductive, here are 2"
     found = grid(targets={"Greek": "glyphs:greek"}, k_shot=[1])
     assert "ranks need 5 blocks" in rank(found)
+
+
+def test_wide_tables_are_split_for_the_terminal():
+    (table, _), parts = make_tables(grid()), narrow(make_tables(grid())[0], most=4)
+    assert [part.column_groups for part in parts] == [table.column_groups[:2], table.column_groups[2:]]
+    assert {**parts[0].cells, **parts[1].cells} == table.cells
+    assert not parts[0].notes and parts[1].notes == table.notes
+    assert narrow(table, most=1)[0].column_groups == table.column_groups[:1]
 
 
 def test_latex_is_balanced_and_escaped():

@@ -85,7 +85,8 @@ def report(run: RunFolder, found: Found, jobs: Sequence[Job], seconds: float) ->
         plot_ranks(ranks, run.path / PICTURES[2])
     console = Console()
     for table in everything:
-        console.print(table.to_rich())
+        for part in narrow(table):
+            console.print(part.to_rich())
     print(_words(found, ranks))
     _page(run, found, jobs, everything, ranks, seconds)
     run.write_metrics(metrics)
@@ -93,6 +94,26 @@ def report(run: RunFolder, found: Found, jobs: Sequence[Job], seconds: float) ->
         print(f"{len(failed)} of {len(failed) + len(found.results)} cells failed; the next run tries these again")
     print(f"{seconds:.0f} s in all; open {run.path / 'index.html'} to look at tables and pictures")
     return metrics
+
+
+def narrow(table: Table, most: int = 6) -> list[Table]:
+    """Split a table between its groups of columns, so that a part has at most `most` of them and fits a terminal.
+
+    A group that is wider by itself stays whole. Notes stand below the last part.
+    """
+    parts: list[list[tuple[str, list[str]]]] = [[]]
+    for group in table.column_groups:
+        if parts[-1] and sum(len(columns) for _, columns in [*parts[-1], group]) > most:
+            parts.append([])
+        parts[-1].append(group)
+    result = []
+    for groups in parts:
+        names = {group for group, _ in groups}
+        cells, failed = ({key: value for key, value in found.items() if key[1] in names}
+                         for found in (table.cells, table.failed))  # fmt: skip
+        result.append(Table(table.title, table.row_names, groups, cells, {}, table.apart, failed))
+    result[-1].notes = table.notes
+    return result
 
 
 def _latex(found: Found, tables: dict[str, list[Table]]) -> str:
