@@ -1,4 +1,4 @@
-"""learn2learn's benchmarks by name, on fabricated files: its own code reads them, and no pickle unless it is trusted."""
+"""learn2learn's benchmarks by name: its own code reads fabricated files, and no pickle unless it is trusted."""
 
 from __future__ import annotations
 
