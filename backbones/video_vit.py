@@ -197,7 +197,9 @@ class VideoViT(nn.Module):
 
     def positions(self, grid: Grid, like: Tensor) -> Tensor:
         """Return the position table (N, C) of a grid, in the dtype and on the device of `like`."""
-        return _table(grid, self.out_channels, self.trained_grid, like.dtype, like.device)
+        # While a program is traced tensors are stand-ins, which must not get into the cache.
+        table = _table.__wrapped__ if torch.compiler.is_compiling() else _table
+        return table(grid, self.out_channels, self.trained_grid, like.dtype, like.device)
 
     def embed(self, clips: Tensor) -> Tensor:
         """Clips -> tokens (B, N, C) with their positions, before the first block."""

@@ -119,6 +119,14 @@ def test_gradient_reaches_the_clip_through_frozen_blocks():
     assert x.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("trained_grid", [None, (2, 4, 4)])
+def test_traced_before_it_ever_ran(trained_grid):
+    """Sizes of its own, so that no other test has filled the cache of positions."""
+    vit, x = tiny(dim=30, trained_grid=trained_grid).eval(), clips(2, 3, 4, 12, 8)
+    program = torch.export.export(vit, (x,)).module()
+    torch.testing.assert_close(program(x), vit(x))
+
+
 def test_drop_path_rates_and_layer_scale():
     vit = tiny(depth=5, drop_path=0.1)
     assert [block.drop_path.drop_prob for block in vit.blocks] == pytest.approx([0, 0.025, 0.05, 0.075, 0.1])
