@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -37,10 +38,15 @@ def symmetric_positions(d: int, device: torch.device) -> Tensor:
         return table.flatten()
 
 
+def _table(positions: Callable[[int, torch.device], Tensor], d: int, device: torch.device) -> Tensor:
+    """Look a table up; while a program is traced tensors are stand-ins, which must not get into the cache."""
+    return positions.__wrapped__(d, device) if torch.compiler.is_compiling() else positions(d, device)
+
+
 def upper_triangle(matrix: Tensor) -> Tensor:
     """Take the upper triangle (diagonal included, row-major) of (B, d, d) matrices; returns (B, d(d+1)/2)."""
     d = matrix.shape[-1]
-    return matrix.flatten(-2).index_select(-1, triangle_positions(d, matrix.device))
+    return matrix.flatten(-2).index_select(-1, _table(triangle_positions, d, matrix.device))
 
 
 def triangle_side(length: int) -> int:
@@ -57,4 +63,4 @@ def triangle_side(length: int) -> int:
 def from_upper_triangle(vector: Tensor) -> Tensor:
     """Unfold (B, d(d+1)/2) triangle vectors into symmetric (B, d, d) matrices."""
     d = triangle_side(vector.shape[-1])
-    return vector.index_select(-1, symmetric_positions(d, vector.device)).unflatten(-1, (d, d))
+    return vector.index_select(-1, _table(symmetric_positions, d, vector.device)).unflatten(-1, (d, d))
