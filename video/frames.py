@@ -36,9 +36,7 @@ def segment_indices(
     edges = np.arange(segments + 1) * count / segments
     window = (clip_len - 1) * step + 1
     room = edges[1:] - edges[:-1] - window + 1
-    where = (
-        np.full(segments, 0.5) if rng is None else rng.random_sample(segments) if _old(rng) else rng.random(segments)
-    )
+    where = 0.5 if rng is None else rng.random(segments)
     start = np.where(room > 0, edges[:-1] + where * room, (edges[1:] + edges[:-1] - window) / 2)
     start = np.floor(start).clip(0, max(0, count - window)).astype(np.int64)
     return np.minimum(start[:, None] + step * np.arange(clip_len), count - 1).reshape(-1)
