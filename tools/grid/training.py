@@ -7,7 +7,7 @@ from typing import Any
 
 from fewshot.methods import METHODS
 from tools.config import Benchmark, Compare, MetaTrain, Pretrain, SelfDistill
-from tools.groups import Data, Episodes, Machine, Model
+from tools.groups import Data, Episodes, Machine, Model, Validation
 
 # Whom a pre-training is named after: methods that pool alike share it, whichever of them are compared.
 NAMESAKE = {"gap": "protonet", "bdc": "meta_deepbdc"}
@@ -77,7 +77,9 @@ def adapt_options(
             run, checkpoint, method, seed, select=own(config, method, "select") or "best", data=data,
             model=model_options(config, method), optim=own(config, method, "meta"),
             episodes=with_shots(config, config.meta_episodes, k_shot),
-            validation=with_shots(config, config.validation, k_shot), machine=machine,
+            validation=Validation(
+                config.n_way, k_shot, config.validation.n_query, config.validation.episodes, config.validation.drop_small
+            ), machine=machine,
         )  # fmt: skip
     if generations := own(config, method, "generations"):
         before = pretrain_options(config, run, data, method, seed, machine)
