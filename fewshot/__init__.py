@@ -1,6 +1,7 @@
 """Episode heads, losses and models of few-shot classification."""
 
 from fewshot.adm import ADM
+from fewshot.anil import ANIL
 from fewshot.baseline import Baseline
 from fewshot.baseline_pp import BaselinePP
 from fewshot.bd_cspn import BDCSPN
@@ -13,6 +14,7 @@ from fewshot.frn import FRN
 from fewshot.good_embed import GoodEmbed
 from fewshot.logistic import fit_logistic
 from fewshot.losses import cross_entropy, distillation_loss
+from fewshot.maml import MAML
 from fewshot.matching_net import MatchingNet
 from fewshot.meta_baseline import MetaBaseline
 from fewshot.meta_deepbdc import MetaDeepBDC
@@ -28,8 +30,10 @@ from fewshot.wrapped import WrappedMethod
 
 __all__ = [
     "ADM",
+    "ANIL",
     "BDCSPN",
     "FRN",
+    "MAML",
     "METHODS",
     "TIM",
     "Baseline",
