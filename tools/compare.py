@@ -11,6 +11,7 @@ import torch
 from episodes.loaders import Pictures
 from episodes.metrics import mean_and_interval
 from fewshot.card import Loaded, load_encoder
+from fewshot.maml import with_encoder
 from fewshot.methods import METHODS, create_head
 from tools import session
 from tools.config import Compare, Evaluate
@@ -145,11 +146,13 @@ def test_all(
                 fabric.to_device(loaded[path].encoder.requires_grad_(False).eval())
             channels = loaded[path].encoder.out_dim
             head = loaded[path].load_head(create_head(method, k, channels, **config.head.get(method, {})))
+            head = with_encoder(head, loaded[path].encoder, fabric.autocast)
             scores, computed[path] = score_set(
                 name, options, loaded[path].encoder, {k: head}, pictures, fabric.device, features=computed.get(path)
             )
             found.scores.setdefault((method, name, k), []).append(scores[0])
-            features[method, k], heads[method, k] = computed[path], head
+            if not getattr(head, "adapts", False):  # such a head has no features that a picture could start from
+                features[method, k], heads[method, k] = computed[path], head
         if first:
             found.pictures += _pictures(config, name, pictures, features, heads, options)
         best = max(config.methods, key=lambda m: found.scores[m, name, config.k_shot[0]][-1].cell().mean)
@@ -160,8 +163,11 @@ def _pictures(config: Compare, name: str, pictures: Pictures, features, heads, o
     """Collect one example episode a shot, with every method's answers."""
     result = []
     for k in config.k_shot:
-        rows = {METHODS[m].title: features[m, k] for m in config.methods}
-        tops = {METHODS[m].title: heads[m, k] for m in config.methods}
+        shown = [method for method in config.methods if (method, k) in features]
+        if not shown:
+            continue
+        rows = {METHODS[m].title: features[m, k] for m in shown}
+        tops = {METHODS[m].title: heads[m, k] for m in shown}
         sampler = episode_samplers(options, pictures, k)[0]
         result.append(picture_of(f"{name}, {k}-shot", pictures, sampler, 0, rows, tops))
     return result

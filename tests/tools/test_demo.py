@@ -88,6 +88,12 @@ def test_methods_without_episodes_are_distilled(tmp_path, packs):
         assert (tmp_path / "seed1" / f"{method}_distill" / "born2" / "best.safetensors").is_file()
 
 
+def test_a_method_that_adapts_the_network_can_be_compared(tmp_path, packs):
+    sets = (packs["train"], None, [f"test={packs['test']}"])
+    metrics = demo(options(tmp_path, *sets, methods=["protonet", "maml"], episodes=5))
+    assert [row["row"] for row in metrics["rows"]] == ["ProtoNet", "MAML"]
+
+
 def test_finished_stages_are_kept_and_changed_ones_are_not(tmp_path, packs):
     sets = (packs["train"], packs["val"], [f"test={packs['test']}"])
     first = demo(options(tmp_path, *sets))

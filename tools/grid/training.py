@@ -73,13 +73,13 @@ def adapt_options(
 ) -> MetaTrain | SelfDistill | None:
     """Return what follows the pre-training: episodes of a shot, self-distillation, or nothing (None)."""
     if METHODS[method].episodic:
+        valid = config.validation
         return MetaTrain(
             run, checkpoint, method, seed, select=own(config, method, "select") or "best", data=data,
             model=model_options(config, method), optim=own(config, method, "meta"),
             episodes=with_shots(config, config.meta_episodes, k_shot),
-            validation=Validation(
-                config.n_way, k_shot, config.validation.n_query, config.validation.episodes, config.validation.drop_small
-            ), machine=machine,
+            validation=Validation(config.n_way, k_shot, valid.n_query, valid.episodes, valid.drop_small),
+            machine=machine,
         )  # fmt: skip
     if generations := own(config, method, "generations"):
         before = pretrain_options(config, run, data, method, seed, machine)
