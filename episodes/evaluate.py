@@ -24,6 +24,7 @@ NEAR_BYTES, FAR_BYTES = 14 << 20, 32 << 20
 FEW_EPISODES = 8
 # A head that makes many times as many numbers as its features have (covariances of maps) has an attribute `near_bytes`
 # of its own: what it makes should stay near the processor as well.
+QUERY_BYTES = 1 << 20  # of queries that are only multiplied: gathered and used while they are in the nearest cache
 STEP_BYTES = 256 << 20  # of other devices
 MOST_EPISODES = 512
 
@@ -132,12 +133,38 @@ def sides_of(head: nn.Module, batch: EpisodeBatch) -> list[np.ndarray]:
     return sides
 
 
+def _linear_predictions(
+    head: nn.Module, features: Tensor | StoredFeatures, batch: EpisodeBatch, buffers: list[Tensor | None]
+) -> np.ndarray:
+    """Return the predicted labels (E, Q) of a head with the method `linear`, on a CPU and without padding.
+
+    All supports first, then a few queries at a time: these are most of the bytes, and one product is all they meet.
+    """
+    predictions = np.zeros_like(batch.query_labels)
+    n_query, n_way = batch.query.shape[1], batch.classes.shape[1]
+    row_bytes, first = _row_bytes(features), 0
+    few = max(1, QUERY_BYTES // (n_query * row_bytes))
+    for part in _parts(batch, batch.support.shape[1] + n_way, row_bytes, on_cpu=True):
+        buffers[0] = take(features, part.support, buffers[0])
+        weight, bias = head.linear(buffers[0], torch.from_numpy(np.array(part.support_labels)), n_way)
+        scores = weight.new_empty(len(part), n_way, n_query)
+        for start in range(0, len(part), few):
+            rows = slice(start, start + few)
+            buffers[1] = take(features, part.query[rows], buffers[1])
+            query = buffers[1].to(weight.dtype).transpose(1, 2)
+            torch.baddbmm(bias[rows].unsqueeze(2), weight[rows], query, out=scores[rows])
+        predictions[first : first + len(part)] = scores.max(1).indices.numpy()
+        first += len(part)
+    return predictions
+
+
 def ask(head: nn.Module, batch: EpisodeBatch, sides: list[Tensor], ranking: bool = False) -> Tensor:
     """Return the logits (E, Q + U, K) of a head for the features of `sides_of` its batch.
 
     A transductive head is told which queries are padding (the unknown ones are queries like the others, to it), a
     semi-supervised one which unlabelled items are.
-    ranking: a head whose method `ranking` orders the classes as its logits do, for less, is asked for that.
+    ranking: scores in the order of the logits will do. A head may have a method `linear`, (support, support_labels,
+        n_way) -> weights w (E, K, D) and biases b (E, K), by which u.w + b are such scores, for less work.
     """
     support, query, *unlabelled = sides
     device, extra = query.device, {}
@@ -149,8 +176,10 @@ def ask(head: nn.Module, batch: EpisodeBatch, sides: list[Tensor], ranking: bool
     if unlabelled:
         mask = torch.from_numpy(batch.unlabelled_labels != -1)
         extra |= {"unlabelled": unlabelled[0], "unlabelled_mask": mask.to(device)}
-    score = getattr(head, "ranking", head) if ranking else head
-    return score(support, labels, query, n_way=batch.classes.shape[1], **extra)
+    if ranking and hasattr(head, "linear"):
+        weight, bias = head.linear(support, labels, batch.classes.shape[1])
+        return torch.baddbmm(bias.unsqueeze(2), weight, query.to(weight.dtype).transpose(1, 2)).transpose(1, 2)
+    return head(support, labels, query, n_way=batch.classes.shape[1], **extra)
 
 
 def _answers(
@@ -188,10 +217,15 @@ def evaluate_features(
     head.eval()
     device = torch.device(device or getattr(features, "device", "cpu"))
     tally, started = Tally(n_classes, open_score), time.perf_counter()
+    on_cpu = device.type == str(getattr(features, "device", "cpu")) == "cpu"
     buffers: list[Tensor | None] = [None] * 3
     with Progress(len(sampler), label, on=show) as bar:
         for batch in sampler.steps(MOST_EPISODES):
             n_query, n_unknown = batch.query.shape[1], batch.unknown.shape[1]
+            if hasattr(head, "linear") and on_cpu and not n_unknown and not batch.padded:
+                tally.add(batch, _linear_predictions(head, features, batch, buffers))
+                bar.advance(len(batch))
+                continue
             predictions = np.zeros_like(batch.query_labels)
             scores = np.zeros((len(batch), n_query + n_unknown)) if n_unknown else None
             items = sum(side.shape[1] for side in sides_of(head, batch))

@@ -58,8 +58,10 @@ class FeatureStore:
         out: contiguous tensor of that shape to write to; fresh memory can cost more than the copy.
         """
         flat = np.asarray(indices).reshape(-1)
-        if len(flat) and not 0 <= flat.min() <= flat.max() < len(self):
-            raise IndexError(f"item {flat.max()} is not in the feature store '{self.path}' of {len(self)} items")
+        # as unsigned numbers, negative ones are huge: one pass finds both ends
+        if len(flat) and flat.astype(np.int64, copy=False).view(np.uint64).max() >= len(self):
+            bad = flat.min() if flat.min() < 0 else flat.max()
+            raise IndexError(f"item {bad} is not in the feature store '{self.path}' of {len(self)} items")
         if out is None:
             # NumPy asks the system for large pages, torch does not: first writes to fresh memory cost half
             out = torch.from_numpy(np.empty((*np.shape(indices), *self.shape[1:]), np.float32))

@@ -34,3 +34,11 @@ class MetaBaseline(nn.Module):
             prototypes, counts = class_means(support, support_labels, n_way)
             cosines = inner_products(query, unit(prototypes)) * inverse_length(query)  # no copy of the queries
             return mask_absent(cosines * self.temperature, counts)
+
+    def linear(self, support: Tensor, support_labels: Tensor, n_way: int) -> tuple[Tensor, Tensor]:
+        """Return weights (E, K, D) and biases (E, K) of scores in the order of the logits."""
+        (support,) = at_least_float32(support)
+        with torch.autocast(support.device.type, enabled=False):
+            prototypes, counts = class_means(support, support_labels, n_way)
+            bias = torch.zeros_like(counts).masked_fill(counts == 0, float("-inf"))
+            return unit(prototypes) * self.temperature, bias

@@ -13,7 +13,7 @@ from fewshot.prototypes import (
     class_means,
     inner_products,
     mask_absent,
-    nearness,
+    nearest_rule,
     squared_distances,
 )
 
@@ -61,13 +61,6 @@ class MetaDeepBDC(nn.Module):
 
     def forward(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int | None = None) -> Tensor:
         """(E, S, D), (E, S), (E, Q, D) -> logits (E, Q, K); -inf for a class without support."""
-        return self._scores(support, support_labels, query, n_way, lambda u, p, counts: -squared_distances(u, p))
-
-    def ranking(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int | None = None) -> Tensor:
-        """Return scores (E, Q, K) in the order of the logits of each query, for less: see `nearness`."""
-        return self._scores(support, support_labels, query, n_way, nearness)
-
-    def _scores(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int | None, squared) -> Tensor:
         n_way = check_episodes(support, support_labels, query, n_way)
         support, query = at_least_float32(support, query)
         with torch.autocast(support.device.type, enabled=False):
@@ -75,18 +68,34 @@ class MetaDeepBDC(nn.Module):
             if self.exact_trace:
                 root = trace_weights(query.shape[-1], query).sqrt()
                 prototypes, query = prototypes * root, query * root
-            return mask_absent(self._similarity(query, prototypes, counts, squared), counts)
+            return mask_absent(self._similarity(query, prototypes, counts), counts)
 
-    def _similarity(self, query: Tensor, prototypes: Tensor, counts: Tensor, squared) -> Tensor:
+    def _similarity(self, query: Tensor, prototypes: Tensor, counts: Tensor) -> Tensor:
         one_shot = counts.amax(-1) <= 1  # per episode, so that batching episodes changes nothing
         traced = torch.compiler.is_compiling()  # an exported program can't look at the counts: it does both
         inner = self.similarity == "inner" or (self.similarity == "auto" and not traced and bool(one_shot.all()))
         if inner:
             return inner_products(query, prototypes)
-        scores = squared(query, prototypes, counts)
+        scores = -squared_distances(query, prototypes)
         if self.similarity == "auto" and (traced or bool(one_shot.any())):
             scores = torch.where(one_shot[:, None, None], inner_products(query, prototypes), scores)
         return scores
+
+    def linear(self, support: Tensor, support_labels: Tensor, n_way: int) -> tuple[Tensor, Tensor]:
+        """Return what scores queries faster than the logits do, in their order: see `nearest_rule`."""
+        (support,) = at_least_float32(support)
+        root = trace_weights(support.shape[-1], support).sqrt() if self.exact_trace else None
+        with torch.autocast(support.device.type, enabled=False):
+            support = support if root is None else support * root
+            prototypes, counts = class_means(support, support_labels, n_way)
+            weight, bias = prototypes, torch.zeros_like(counts).masked_fill(counts == 0, float("-inf"))
+            inner = counts.amax(-1) <= 1 if self.similarity == "auto" else counts.new_tensor(self.similarity == "inner")
+            inner = inner.bool().expand(len(counts))
+            if not bool(inner.all()):
+                near, near_bias = nearest_rule(support, support_labels, n_way)
+                weight = torch.where(inner[:, None, None], weight, near)
+                bias = torch.where(inner[:, None], bias, near_bias)
+            return weight if root is None else weight * root, bias
 
     def extra_repr(self) -> str:
         return f"similarity='{self.similarity}', exact_trace={self.exact_trace}"

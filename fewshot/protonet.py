@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fewshot.prototypes import at_least_float32, check_episodes, class_means, mask_absent, nearness, squared_distances
+from fewshot.prototypes import (
+    at_least_float32,
+    check_episodes,
+    class_means,
+    mask_absent,
+    nearest_rule,
+    squared_distances,
+)
 
 DISTANCES = ("squared_euclidean", "euclidean")
 
@@ -38,12 +45,11 @@ class ProtoNet(nn.Module):
                 distances = (distances.clamp(min=0) + self.eps).sqrt()
             return mask_absent(-distances, counts)
 
-    def ranking(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int | None = None) -> Tensor:
-        """Return scores (E, Q, K) in the order of the logits of each query, for less: see `nearness`."""
-        n_way = check_episodes(support, support_labels, query, n_way)
-        support, query = at_least_float32(support, query)
+    def linear(self, support: Tensor, support_labels: Tensor, n_way: int) -> tuple[Tensor, Tensor]:
+        """Return what scores queries faster than the logits do, in their order: see `nearest_rule`."""
+        (support,) = at_least_float32(support)
         with torch.autocast(support.device.type, enabled=False):
-            return nearness(query, *class_means(support, support_labels, n_way))
+            return nearest_rule(support, support_labels, n_way)
 
     def extra_repr(self) -> str:
         return f"distance='{self.distance}'"

@@ -125,15 +125,22 @@ def squared_distances(query: Tensor, prototypes: Tensor, most_common: float = 16
     return torch.baddbmm(norms, prototypes, query.transpose(1, 2), alpha=-2).transpose(1, 2)
 
 
-def nearness(query: Tensor, prototypes: Tensor, counts: Tensor, most_common: float = 16.0) -> Tensor:
-    """Return 2 u.p - |p|^2 (E, Q, K), the order of minus the squared distances; -inf where counts (E, K) are 0.
+def nearest_rule(support: Tensor, labels: Tensor, n_way: int) -> tuple[Tensor, Tensor]:
+    """Return weights (E, K, D) and biases (E, K) by which u.w + b orders the classes as minus the distances |u - p| do.
 
-    |u|^2 is the same for all classes, and leaving it out saves a reading of the queries: for tests, which ask for the
-    nearest prototype alone. most_common: see `squared_distances`.
+    support: (E, S, D). p: the class means. For tests, which ask for the nearest prototype alone: |u|^2 need not be
+    known, the queries are read once, and never copied. w = p - c with the mean c of the prototypes, so that a large
+    common part of all features does not drown the differences; b = -w.(w / 2 + c), -inf without support.
     """
-    query, prototypes, norms = _near_zero(query, prototypes, most_common)
-    norms = norms.masked_fill(counts == 0, float("inf")).unsqueeze(2)
-    return torch.baddbmm(norms, prototypes, query.transpose(1, 2), beta=-1, alpha=2).transpose(1, 2)
+    member = membership(labels, n_way, support.dtype)
+    counts = member.sum(1)
+    share = member / counts.clamp(min=1).unsqueeze(1)
+    middle = share.mean(2, keepdim=True)
+    rows = drop_padding(support, labels)
+    weight = (share - middle).transpose(1, 2) @ rows  # the difference is taken where it is small
+    common = (weight @ (middle.transpose(1, 2) @ rows).transpose(1, 2)).squeeze(2)
+    bias = -(_squared_norm(weight) / 2 + common)
+    return weight, bias.masked_fill(counts == 0, float("-inf"))
 
 
 def _near_zero(query: Tensor, prototypes: Tensor, most_common: float) -> tuple[Tensor, Tensor, Tensor]:

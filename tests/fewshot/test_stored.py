@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 
 import numpy as np
@@ -81,16 +82,45 @@ def test_one_class_is_always_right(tmp_path, method, k_shot):
     assert (evaluate_features(head, store, sampler, CLASSES, show=False).accuracies == 1).all()
 
 
-@pytest.mark.parametrize("method", ["protonet", "covnet"])
+@pytest.mark.parametrize("method", ["covnet", "simpleshot"])
 def test_a_head_may_say_how_much_it_wants_at_a_time(tmp_path, method):
     """Parts of one episode or of many are a matter of speed alone."""
     features = torch.rand(len(LABELS), *shape_for(method), generator=torch.Generator().manual_seed(0))
     sampler, head, seen = EpisodeSampler(LABELS, 3, 1, 2, 20), head_for(method, 1), []
     head.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
-    head.ranking = head.__call__  # so that the hook is met
     results = []
     for near in (1, 1 << 20):
         head.near_bytes = near
         results.append(evaluate_features(head, features, sampler, CLASSES, show=False).accuracies)
     assert seen == [1] * 20 + [20]
     assert (results[0] == results[1]).all()
+
+
+@pytest.mark.parametrize("method", ["protonet", "meta_deepbdc", "meta_baseline"])
+@pytest.mark.parametrize("k_shot", [1, 3])
+def test_linear_scores_choose_what_the_logits_choose(tmp_path, method, k_shot, monkeypatch):
+    """From a store in few queries at a time, in memory, in float64, and where the episodes are not all of one size."""
+    generator = torch.Generator().manual_seed(0)
+    features = 20 + torch.randn(len(LABELS), *shape_for(method), generator=generator)  # much in common
+    store, head = stored(tmp_path, features), head_for(method, k_shot)
+    monkeypatch.setattr(sys.modules["episodes.evaluate"], "QUERY_BYTES", 4 * 2 * 6 * features.shape[1])  # two episodes
+    sampler = EpisodeSampler(LABELS, 3, k_shot, 2, 9)
+    batch = sampler.batch(range(9))
+    support, labels, query = (
+        features[batch.support],
+        torch.from_numpy(np.array(batch.support_labels)),
+        features[batch.query],
+    )
+    logits = head(support.double(), labels, query.double(), n_way=3)
+    right = (logits.argmax(-1).numpy() == batch.query_labels).mean(1)
+    for rows in (store, features, features.double()):
+        assert (evaluate_features(head, rows, sampler, CLASSES, show=False).accuracies == right).all()
+    shots = EpisodeSampler(LABELS, 3, [k_shot, 1, 2], 2, 9)
+    uneven = evaluate_features(head, store, shots, CLASSES, show=False)
+    alone = [
+        evaluate_features(
+            head, store, EpisodeSampler(LABELS, 3, [k_shot, 1, 2], 2, 9, rank=i, world_size=9), CLASSES, show=False
+        ).accuracies[0]
+        for i in range(9)
+    ]
+    assert uneven.accuracies.tolist() == alone
