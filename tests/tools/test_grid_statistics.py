@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,7 +16,7 @@ from tools.grid.latex import escape, to_latex
 from tools.grid.pictures import plot_differences, plot_heatmap, plot_ranks
 from tools.grid.plan import Cell, plan_jobs
 from tools.grid.report import narrow
-from tools.grid.results import Found, make_tables
+from tools.grid.results import Found, make_tables, to_csv
 from tools.grid.statistics import cliques, critical_difference, differences, rank, rank_rows
 
 
@@ -101,7 +104,16 @@ def test_a_cell_without_one_of_its_seeds_has_failed():
     table = make_tables(found)[list(map(str, found.config.sources)).index(lost.source)]
     assert list(table.failed) == [("SimpleShot", lost.target, f"{lost.k_shot}-shot")]
     assert table.notes["[1]"] == "a broken picture"
+    lines = list(csv.DictReader(io.StringIO(to_csv({"accuracy": [table]}))))
+    assert len(lines) == 4 * 3 * 2
+    (line,) = [line for line in lines if line["failed"]]
+    assert (line["source"], line["row"], line["failed"]) == (lost.source, "SimpleShot", "a broken picture")
+    assert not line["mean_percent"] and float(lines[0]["mean_percent"]) == pytest.approx(lines_mean(table), abs=1e-4)
     assert rank(found).blocks == 2 * 3 * 2 - 1
+
+
+def lines_mean(table) -> float:
+    return 100 * table.cells["ProtoNet", "Greek", "1-shot"].mean
 
 
 def test_too_little_to_rank_is_said():

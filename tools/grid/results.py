@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -156,11 +158,18 @@ def _number(found: Found, source: str, target: str, method: str, column: Column,
 
 
 def to_csv(tables: Mapping[str, list[Table]]) -> str:
-    """Write all tables as one CSV; `tables` are by measure, each with one table a source in the order of `sources`."""
-    lines: list[str] = []
+    """Write all tables as one CSV, a line a cell; a failed one has its reason and no numbers.
+
+    tables: by measure, each with one table a source.
+    """
+    text, columns = io.StringIO(), ["mean_percent", "interval_percent", "episodes", "seconds", "best", "failed"]
+    writer = csv.DictWriter(text, ["measure", "source", "row", "group", "column", *columns], lineterminator="\n")
+    writer.writeheader()
     for measure, several in tables.items():
         for table in several:
-            head, *rows = table.to_csv().splitlines()
-            source = table.title.partition("trained on ")[2].replace('"', '""')
-            lines += ([f"measure,source,{head}"] if not lines else []) + [f'{measure},"{source}",{row}' for row in rows]
-    return "\n".join(lines) + "\n"
+            place = {"measure": measure, "source": table.title.partition("trained on ")[2]}
+            writer.writerows({**place, **line} for line in csv.DictReader(io.StringIO(table.to_csv())))
+            for (row, group, column), number in table.failed.items():
+                named = {"row": row, "group": group, "column": column, "failed": table.notes[f"[{number}]"]}
+                writer.writerow({**place, **named})
+    return text.getvalue()
