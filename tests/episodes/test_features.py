@@ -373,9 +373,8 @@ def test_episodes_are_scored_from_a_store_that_memory_could_not_hold(tmp_path, d
     header = {"parts": {"dtype": dtype}, "shape": [count, length], "block_rows": count, "checksums": [0]}
     (tmp_path / "store.json").write_text(json.dumps({**header, "format": "covey-features-1"}))
     chosen = np.concatenate([np.arange(40), count - 1 - np.arange(40)])  # the items that episodes draw from
-    labels = np.full(count, 2)
+    bytes_per_row, labels = length * np.dtype(dtype).itemsize, np.full(count, 2)
     labels[chosen] = np.repeat([0, 1], 40)
-    bytes_per_row = length * np.dtype(dtype).itemsize
     with open(tmp_path / "features.bin", "wb") as file:
         file.truncate(count * bytes_per_row)
         for item in np.flatnonzero(labels == 1):
@@ -384,8 +383,7 @@ def test_episodes_are_scored_from_a_store_that_memory_could_not_hold(tmp_path, d
     store = read_features(tmp_path, verify=False)
     sampler = EpisodeSampler(labels, 2, 1, 4, 50, classes=[0, 1])
     before = own_memory_mb()
-    result = evaluate_features(Nearest(), store, sampler, 3, show=False)
-    assert result.mean == 1.0
+    assert evaluate_features(Nearest(), store, sampler, 3, show=False).mean == 1.0
     assert own_memory_mb() - before < 200
 
 
@@ -397,6 +395,5 @@ def own_memory_mb() -> float:
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_the_mean_row(tmp_path, network, dtype):
-    data = pictures(6, 9)
-    store, _, _ = opened(network, data, tmp_path, dtype=dtype)
+    store, _, _ = opened(network, pictures(6, 9), tmp_path, dtype=dtype)
     torch.testing.assert_close(store.mean(rows=7), store.tensor().mean(0), rtol=1e-5, atol=1e-6)
