@@ -19,6 +19,8 @@ class ANIL(nn.Module):
     """Train a linear layer on the support by a few gradient steps and return its scores of the queries.
 
     inner_steps, test_steps, inner_lr, first_order, start, n_way, library: see `fewshot.inner_loop.InnerLoop`.
+        Descent is stable for inner_lr below 2 / the largest curvature, which grows with the squared length of the
+        features: short ones (64 channels) learn faster at 0.5 or 1.
     in_channels: length D of a feature, for a learned start.
 
     Parameters (start="learned" only): weight (n_way, D) and bias (n_way,).
@@ -28,7 +30,7 @@ class ANIL(nn.Module):
         self,
         inner_steps: int = 5,
         test_steps: int | None = 10,
-        inner_lr: float = 0.5,
+        inner_lr: float = 0.1,
         first_order: bool = False,
         start: str = "zeros",
         n_way: int | None = None,
