@@ -24,7 +24,7 @@ NEAR_BYTES, FAR_BYTES = 14 << 20, 32 << 20
 FEW_EPISODES = 8
 # A head that makes many times as many numbers as its features have (covariances of maps) has an attribute `near_bytes`
 # of its own: what it makes should stay near the processor as well.
-QUERY_BYTES = 1 << 20  # of queries that are only multiplied: gathered and used while they are in the nearest cache
+QUERY_BYTES = 640 << 10  # of queries that are only multiplied: gathered and used while they are in the nearest cache
 STEP_BYTES = 256 << 20  # of other devices
 MOST_EPISODES = 512
 
