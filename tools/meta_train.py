@@ -49,6 +49,8 @@ def meta_train(config: MetaTrain) -> dict:
         f"meta-training {method}: {config.episodes.n_way}-way {shots}-shot, {config.episodes.episodes} episodes an "
         f"epoch from {len(train.dataset.class_names)} classes; {run.path}"
     )
+    if note := getattr(head.train(), "note", None):  # a solver that is not the one of tests, say
+        say(f"head: {note}")
     card = loaded.architecture.card(
         "meta", k_shot=shots, n_way=config.episodes.n_way, data=config.data.train, head=config.model.head
     )
