@@ -34,7 +34,7 @@ class ANIL(nn.Module):
         first_order: bool = False,
         start: str = "zeros",
         n_way: int | None = None,
-        in_channels: int | None = None,
+        in_channels: int = 64,
         library: str = "torch",
     ) -> None:
         super().__init__()

@@ -69,13 +69,11 @@ class InnerLoop:
         return self.steps if training or self.test_steps is None else self.test_steps
 
 
-def add_start(head: nn.Module, loop: InnerLoop, in_channels: int | None) -> None:
+def add_start(head: nn.Module, loop: InnerLoop, in_channels: int) -> None:
     """Give a head the parameters `weight` (n_way, D) and `bias` (n_way,) of a learned start, or None for the others.
 
-    Drawn as `nn.Linear` draws them. Raises UserError when the length D of a feature is not known.
+    Drawn as `nn.Linear` draws them.
     """
-    if loop.start == "learned" and in_channels is None:
-        raise UserError("start='learned' needs in_channels, the length of a feature")
     layer = nn.Linear(in_channels, loop.n_way) if loop.start == "learned" else None
     head.register_parameter("weight", layer.weight if layer else None)
     head.register_parameter("bias", layer.bias if layer else None)

@@ -48,7 +48,7 @@ class MAML(nn.Module):
         start: str = "zeros",
         bn: str = "support",
         n_way: int | None = None,
-        in_channels: int | None = None,
+        in_channels: int = 64,
         library: str = "torch",
     ) -> None:
         super().__init__()

@@ -297,11 +297,6 @@ def test_wrong_options_are_one_sentence(name, options, message):
         create_head(name, 1, 8, **options)
 
 
-def test_a_learned_start_needs_the_length_of_a_feature():
-    with pytest.raises(UserError, match="needs in_channels"):
-        create_head("anil", 1, start="learned", n_way=3)
-
-
 def test_a_learned_start_serves_as_many_classes_or_fewer():
     head = create_head("anil", 1, 6, start="learned", n_way=3)
     assert head(normal(1, 2, 6), torch.tensor([[0, 1]]), normal(1, 4, 6)).shape == (1, 4, 2)
