@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -162,7 +163,10 @@ def numbered_loader(
         # A fresh interpreter per worker would import torch again every epoch.
         multiprocessing_context="fork" if workers else None,
     )
-    for item in loader:
-        if isinstance(item, UserError):
-            raise item
-        yield item
+    items = iter(loader)
+    # Videos are read by native code that may end a worker; their `guard` says at which one.
+    with getattr(getattr(dataset, "pictures", None), "guard", contextlib.nullcontext)():
+        for item in items:
+            if isinstance(item, UserError):
+                raise item
+            yield item
