@@ -21,7 +21,7 @@ from .readers import MEMBER, Opener, VideoOpener
 LIST_NAMES = {"train": ("base", "train", "train_few_shot"), "val": ("val", "val_few_shot")}
 LIST_NAMES["test"] = ("novel", "test", "test_few_shot")
 LIST_SUFFIXES = (".json", ".txt", ".csv")
-DRAWN = {"motions": ("size", "items", "split"), "strokes": ("size", "frames", "alphabets")}
+DRAWN = {"motions": ("size", "items", "split"), "strokes": ("frames", "alphabets")}
 OPTIONS = ("split", "by", "root", "strip", "suffix", "names", "groups", "side", "share", "seed", "flip", "fps")
 
 
@@ -90,9 +90,7 @@ def _drawn(kind: str, target: str, options: dict[str, str], backend: str, parts:
     if parts:
         raise UserError(f"'{target}' has no splits of its own: add by=mod5, or leave split= out")
     alphabets = options["alphabets"].split(",") if "alphabets" in options else None
-    return stroke_set(
-        Path(target).expanduser(), _number(options, "size", 64), _number(options, "frames", 32), alphabets
-    )
+    return stroke_set(Path(target).expanduser(), _number(options, "frames", 32), alphabets)
 
 
 def _stored(path: Path, source: str, options: dict[str, str], backend: str, parts: list[str] | None) -> ClipSet:
