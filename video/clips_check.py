@@ -40,7 +40,7 @@ def look(read: Opener, name: str, depth: Depth = "open") -> Report:
                 video.frames(range(start, min(start + 32, count) if depth == "all" else 1))
             return Report(name, count, video.fps, video.height, video.width)
     except (UserError, OSError) as error:
-        return Report(name, problem=_reason(str(error), name))
+        return failed(error, name)
 
 
 def check_videos(
@@ -160,7 +160,8 @@ def _how(exitcode: int | None, limit_s: float) -> str:
     return f"the process that read it ended with code {exitcode}"
 
 
-def _reason(text: str, name: str) -> str:
-    """Take the reason out of a reader's sentence."""
+def failed(error: Exception, name: str) -> Report:
+    """Return the report of a video that cannot be read: the reason alone, out of the reader's sentence."""
+    text = str(error)
     start, end = text.find(f"'{name}' ("), text.find("): replace it")
-    return text[start + len(name) + 4 : end] if 0 <= start < end else text
+    return Report(name, problem=text[start + len(name) + 4 : end] if 0 <= start < end else text)
