@@ -33,7 +33,7 @@ class VideoList:
 
     names: of the videos, as written. classes: the class of each, a name or the number that stood there.
     order: the classes in the order of their labels. frames: promised number of frames, None where none is.
-    columns: further columns of a CSV file. origin: the file.
+    columns: further columns of a CSV file. origin: the file. labels: the numbers that stood there, where numbers did.
     """
 
     names: list[str]
@@ -42,6 +42,7 @@ class VideoList:
     frames: list[int | None]
     origin: Path
     columns: dict[str, list[str]] = field(default_factory=dict)
+    labels: list[int] = field(default_factory=list)
 
 
 def read_list(path: Path, class_names: Path | None = None) -> VideoList:
@@ -161,6 +162,7 @@ def _named(found: VideoList, file: Path | None) -> VideoList:
     """Give numbered classes their names."""
     if not all(name.isdecimal() for name in found.order):
         return found
+    found.labels = [int(name) for name in found.classes]
     beside = found.origin.with_name("classes.csv")
     if file is not None:
         known = _class_file(file, found.origin.stem)
