@@ -93,4 +93,4 @@ def test_real_packs_are_sound(capsys):
     if not pack.is_file():
         pytest.skip(f"no pack at {pack}")
     assert main(["check", str(pack)]) == 0
-    assert "48 videos, 4 classes, smallest 'bend' with 12, frames 51-146" in capsys.readouterr().out
+    assert "48 videos, 4 classes, smallest 'bend' with 12, frames 53-146" in capsys.readouterr().out
