@@ -85,7 +85,7 @@ def _header(path: Path, line: str) -> dict[str, Any]:
     """Read the first line and check that it is a header of a known version."""
     try:
         header = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):  # brackets without end are damage, too
         header = None
     if not isinstance(header, dict) or not str(header.get("format", "")).startswith("covey-episodes-"):
         raise UserError(f"'{path}' is no episode file: its first line must be a header with the format '{FORMAT}'")
@@ -109,6 +109,10 @@ def _texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(v, str) for v in value) and len(set(value)) == len(value)
 
 
+def _positive(*values: Any) -> bool:
+    return all(type(value) is int and value > 0 for value in values)
+
+
 def _rule(path: Path, header: dict[str, Any]) -> tuple[FixedSizes | MetaDatasetSizes | ImbalancedSizes | None, Extras]:
     """Return the rule of sizes and the extras that the header names."""
     sizes, extras = header.get("sizes"), header.get("extras")
@@ -117,6 +121,8 @@ def _rule(path: Path, header: dict[str, Any]) -> tuple[FixedSizes | MetaDatasetS
         if sizes is not None:
             rule = {key: tuple(v) if isinstance(v, list) else v for key, v in sizes.items() if key != "rule"}
             kept = RULES[sizes["rule"]](**rule)
+            if isinstance(kept, FixedSizes) and not (kept.shots and _positive(*kept.shots, kept.n_query)):
+                raise TypeError("shots and n_query must be whole numbers above 0")
         return kept, Extras(**(extras or {}))
     except (TypeError, KeyError, AttributeError) as error:
         raise UserError(f"the header of the episode file '{path}' names sizes or extras that are not known") from error
@@ -212,7 +218,7 @@ class _Checker:
         """Parse a line and check its entries' names and number."""
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             line = None
         if not isinstance(line, dict):
             raise self._wrong(number, "is not a whole JSON object: the file is damaged or cut off")

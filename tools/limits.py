@@ -84,7 +84,7 @@ def wrong_kind(kind: Any) -> str | None:
         return "kind.unknown_queries needs kind.unknown_ways, the classes that they are of"
     if kind.distractors is not None and not kind.distractor_ways:
         return "kind.distractors needs kind.distractor_ways, the classes that they are of"
-    if kind.distractor_ways and not (kind.distractors or kind.unlabelled):
+    if kind.distractor_ways and not (kind.unlabelled if kind.distractors is None else kind.distractors):
         return "kind.distractor_ways needs kind.distractors, the pictures of each of these classes"
     return None
 

@@ -121,6 +121,10 @@ def edited(path, number: int, change) -> None:
         (0, lambda h: h.update(labels="0"), "other items or labels"),
         (0, lambda h: h["classes"].append("zebra"), r"is of 8 classes and the data set has 7 \('zebra' is in the file"),
         (0, lambda h: h["sizes"].update(rule="odd"), "names sizes or extras that are not known"),
+        (0, lambda h: h["sizes"].update(shots=[]), "names sizes or extras that are not known"),
+        (0, lambda h: h["sizes"].update(shots=3), "names sizes or extras that are not known"),
+        (0, lambda h: h["sizes"].update(shots=["a", 1, 1]), "names sizes or extras that are not known"),
+        (0, lambda h: h["sizes"].update(n_query=0), "names sizes or extras that are not known"),
         (3, lambda e: e.update(episode=5), "line 4: episode 2 has the number 5"),
         (3, lambda e: e.update(classes=e["classes"][:1]), "episode 2 has 1 class: it needs two at least"),
         (3, lambda e: e.update(classes=e["classes"][:1] * 3), "names a class twice"),
@@ -161,9 +165,10 @@ def test_files_that_are_cut_off(tmp_path, written):
     packed.write_bytes(text)
     with pytest.raises(UserError, match="cannot read the episode file"):
         read_episodes(packed, data)
-    path.write_bytes(b"")
-    with pytest.raises(UserError, match="is no episode file"):
-        read_episodes(path, data)
+    for start in (b"", b"[" * 200_000):
+        path.write_bytes(start)
+        with pytest.raises(UserError, match="is no episode file"):
+            read_episodes(path, data)
     with pytest.raises(UserError, match="there is no episode file"):
         read_episodes(tmp_path / "absent.jsonl", data)
     with pytest.raises(UserError, match="cannot read the episode file"):

@@ -151,6 +151,7 @@ def test_a_file_of_other_pictures_is_refused_before_work(run, tmp_path, packs):
         ({"unknown_ways": -1}, "kind.unknown_ways must be at least 0"),
         ({"distractors": 3}, "needs kind.distractor_ways"),
         ({"distractor_ways": 3}, "needs kind.distractors"),
+        ({"distractor_ways": 3, "unlabelled": 2, "distractors": 0}, "needs kind.distractors"),
         ({"sizes": "meta_dataset", "max_way": 4}, "kind.max_way must be at least 5"),
     ],
 )
