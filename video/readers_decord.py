@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from .readers_index import VideoIndex, checked_indices, checked_size, unreadable
+from .readers_index import VideoIndex, checked_indices, checked_size, unreadable, walk
 
 # Where decord 0.6 seeks to the frame that was asked for. After a seek in HEVC or MPEG-1, say, it returns others
 # (measured), so there the frames before are decoded too.
 SEEKS = ("h264", "mpeg4", "mjpeg", "vp9", "ffv1")
-STEP = 8  # frames in memory at once on the way
 
 
 class DecordReader:
@@ -50,24 +49,17 @@ class DecordReader:
             height, width = width, height
         try:
             reader = self._open(height, width)
-            seeks = self.index.codec in SEEKS
-            out = _array(reader.get_batch(indices.tolist())) if seeks else self._walk(reader, indices, height, width)
+            if self.index.codec in SEEKS:
+                out = _array(reader.get_batch(indices.tolist()))
+            else:
+                self.close()  # the position will be moved; the next call starts anew
+                out = walk(lambda batch: _array(reader.get_batch(batch)), indices, len(self), (height, width))
         except Exception as error:
             self.close()
             raise unreadable(self.name, f"decord: {_first_line(error)}") from error
         if out.shape[1:3] != (height, width):
             raise unreadable(self.name, f"decord returns frames of {out.shape[2]} x {out.shape[1]} pixels")
         return np.ascontiguousarray(np.rot90(out, self._turns_back, axes=(1, 2))) if self._turns_back else out
-
-    def _walk(self, reader: Any, indices: np.ndarray, height: int, width: int) -> np.ndarray:
-        """Read from the first frame on, without a jump, and keep what is wanted."""
-        out = np.empty((len(indices), height, width, 3), np.uint8)
-        self.close()  # the position is moved; the next call starts anew
-        for start in range(0, int(indices.max(initial=-1)) + 1, STEP):
-            batch = _array(reader.get_batch(list(range(start, min(start + STEP, len(self))))))
-            here = np.flatnonzero((indices >= start) & (indices < start + STEP))
-            out[here] = batch[indices[here] - start]
-        return out
 
     def _open(self, height: int, width: int) -> Any:
         """Return decord's reader at a size of the turned frames; it must be opened anew for every size."""

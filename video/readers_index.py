@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -199,3 +200,18 @@ def checked_size(size: tuple[int, int] | None, shown: tuple[int, int], count: in
             "or for smaller ones",
         )
     return height, width
+
+
+def walk(
+    read: Callable[[list[int]], np.ndarray], indices: np.ndarray, count: int, size: tuple[int, int], step: int = 8
+) -> np.ndarray:
+    """Return the frames at `indices` by reading all before them too, for decoders that jump to the wrong place.
+
+    read: indices -> uint8 (T, H, W, 3). size: height and width. step: frames in memory at once on the way.
+    """
+    out = np.empty((len(indices), *size, 3), np.uint8)
+    for start in range(0, int(indices.max(initial=-1)) + 1, step):
+        batch = read(list(range(start, min(start + step, count))))
+        here = np.flatnonzero((indices >= start) & (indices < start + step))
+        out[here] = batch[indices[here] - start]
+    return out

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from .readers_index import VideoIndex, checked_indices, checked_size, unreadable
+from .readers_index import VideoIndex, checked_indices, checked_size, unreadable, walk
 from .readers_stills import scale
+
+JUMPS_WRONGLY = ("mpeg1video", "mpeg2video")  # measured with 0.17: after a jump it returns other frames
 
 
 class TorchcodecReader:
@@ -42,17 +44,20 @@ class TorchcodecReader:
         indices = checked_indices(indices, len(self), self.name)
         checked_size(size, (self.height, self.width), len(indices), self.name)
         try:
-            out = self._open().get_frames_at(indices.tolist()).data.numpy()
+            decoder = self._open()
+            # Whether this release turns frames by itself: then it also tells the rotation.
+            turned = getattr(decoder.metadata, "rotation", None) is not None
+            if self.index.codec in JUMPS_WRONGLY:
+                stored = self.index.upright_size if turned else (self.index.height, self.index.width)
+                out = walk(lambda batch: decoder.get_frames_at(batch).data.numpy(), indices, len(self), stored)
+            else:
+                out = decoder.get_frames_at(indices.tolist()).data.numpy()
         except Exception as error:
             self.close()
-            raise unreadable(self.name, f"torchcodec: {str(error).splitlines()[0]}") from error
+            raise unreadable(self.name, f"torchcodec: {(str(error).splitlines() or ['?'])[0]}") from error
         turns = (self.index.rotation // 90) % 4
-        # Releases differ in whether they turn frames by themselves; a quarter turn shows in the shape.
-        turned = turns % 2 and out.shape[1:3] == self.index.upright_size != (self.index.height, self.index.width)
-        if turns and not turned and self._upright:
-            out = np.rot90(out, turns, axes=(1, 2))
-        elif turned and not self._upright:
-            out = np.rot90(out, -turns, axes=(1, 2))
+        if turned != self._upright:
+            out = np.rot90(out, turns if self._upright else -turns, axes=(1, 2))
         return scale(np.ascontiguousarray(out), size)
 
     def _open(self) -> Any:
