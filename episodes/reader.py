@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from episodes.batch import EpisodeBatch, batch_of
+from episodes.claims import Sizes, claimed, contradiction
 from episodes.dataset import ImageSet
 from episodes.episode import DISTRACTOR, Episode, ExtendedEpisode
 from episodes.errors import UserError
@@ -17,7 +18,6 @@ from episodes.extras import Extras
 from episodes.item_names import fingerprint, item_table
 from episodes.lines import FORMAT, read_lines
 from episodes.numbered import NumberedEpisodes
-from episodes.sizes import RULES, FixedSizes, ImbalancedSizes, MetaDatasetSizes
 
 BLOCK = 256
 KEYS = ("episodes", "classes", "items", "item_classes", "labels")
@@ -38,8 +38,8 @@ class EpisodeFile(NumberedEpisodes):
     def __init__(self, path: str | Path, dataset: ImageSet, rank: int = 0, world_size: int = 1) -> None:
         self.path, lines = Path(path), read_lines(path)
         self.header = _header(self.path, next(lines, ""))
-        check = _Checker(self.path, self.header, dataset)
         self.sizes, self.extras = _rule(self.path, self.header)
+        check = _Checker(self.path, self.header, dataset, self.sizes, self.extras)
         self._blocks: list[EpisodeBatch] = []
         episodes: list[Episode] = []
         count = 0
@@ -70,7 +70,7 @@ def read_episodes(path: str | Path, dataset: ImageSet, rank: int = 0, world_size
     return EpisodeFile(path, dataset, rank, world_size)
 
 
-def read_rule(path: str | Path) -> tuple[FixedSizes | MetaDatasetSizes | ImbalancedSizes | None, Extras]:
+def read_rule(path: str | Path) -> tuple[Sizes | None, Extras]:
     """Return the rule of sizes (None where it names none) and the extras that a file's header names."""
     return _rule(Path(path), _header(Path(path), next(read_lines(path), "")))
 
@@ -109,30 +109,18 @@ def _texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(v, str) for v in value) and len(set(value)) == len(value)
 
 
-def _positive(*values: Any) -> bool:
-    return all(type(value) is int and value > 0 for value in values)
-
-
-def _rule(path: Path, header: dict[str, Any]) -> tuple[FixedSizes | MetaDatasetSizes | ImbalancedSizes | None, Extras]:
-    """Return the rule of sizes and the extras that the header names."""
-    sizes, extras = header.get("sizes"), header.get("extras")
-    try:
-        kept = None
-        if sizes is not None:
-            rule = {key: tuple(v) if isinstance(v, list) else v for key, v in sizes.items() if key != "rule"}
-            kept = RULES[sizes["rule"]](**rule)
-            if isinstance(kept, FixedSizes) and not (kept.shots and _positive(*kept.shots, kept.n_query)):
-                raise TypeError("shots and n_query must be whole numbers above 0")
-        return kept, Extras(**(extras or {}))
-    except (TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"the header of the episode file '{path}' names sizes or extras that are not known") from error
+def _rule(path: Path, header: dict[str, Any]) -> tuple[Sizes | None, Extras]:
+    return claimed(header, f"the episode file '{path}', line 1")
 
 
 class _Checker:
     """Turns lines into episodes of a data set. dataset_class, place: (K,), (N,) its number of a class, of an item."""
 
-    def __init__(self, path: Path, header: dict[str, Any], dataset: ImageSet) -> None:
+    def __init__(
+        self, path: Path, header: dict[str, Any], dataset: ImageSet, sizes: Sizes | None, extras: Extras
+    ) -> None:
         self.path, self.names, self.class_names = path, header["items"], header["classes"]
+        self.sizes, self.extras = sizes, extras
         if set(self.class_names) != set(dataset.class_names):
             other = sorted(set(self.class_names) ^ set(dataset.class_names))[0]
             where = "the file" if other in self.class_names else "the data set"
@@ -153,7 +141,6 @@ class _Checker:
         else:
             self.place = self._found(header, names, dataset)
         self.item_class = dataset.labels[self.place]
-        self.unknown: int | None = None
 
     def _found(self, header: dict[str, Any], names: list[str] | None, dataset: ImageSet) -> np.ndarray:
         """Look every item of the file up in the data set."""
@@ -203,10 +190,10 @@ class _Checker:
             raise self._wrong(number, "has no query")
         own = self.dataset_class[classes]
         self._check_items(number, own, labelled, np.concatenate([unknown, strangers]))
-        self.unknown = len(unknown) if self.unknown is None else self.unknown
-        if len(unknown) != self.unknown:
-            what = f"has {len(unknown)} unknown queries, and episode 0 has {self.unknown}"
-            raise self._wrong(number, f"{what}: all must have as many")
+        counts = [np.bincount(labels, minlength=len(classes)) for _, labels in labelled]
+        others = [self.item_class[items] for items in (unknown, strangers)]
+        if otherwise := contradiction(self.sizes, self.extras, *counts, *others):
+            raise self._wrong(number, otherwise)
         sides = (own, self.place[support], support_labels, self.place[query], query_labels)
         if not any(key in line for key in EXTRA_LISTS):
             return Episode(number, *sides)
@@ -228,7 +215,7 @@ class _Checker:
         for key in line:
             if key not in ("episode", *LISTS, *EXTRA_LISTS):
                 raise self._wrong(number, f"has the unknown entry '{key}'")
-        if line["episode"] != number:
+        if type(line["episode"]) is not int or line["episode"] != number:  # true is no number, though it equals 1
             raise self._wrong(number, f"has the number {line['episode']}: episodes must stand in order from 0")
         return line
 
