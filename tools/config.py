@@ -278,10 +278,11 @@ class Benchmark:
         dropout: before the linear classifier of second-order models.
         select: keep the weights of the best validation epoch or of the last.
         generations: self-distillation generations of the methods without meta-training.
+        episodes_per_step: of the meta-training, see meta_train; at least as many as machine.devices.
         head: arguments of the heads by method, for instance {stl_deepbdc: {C: 1.0}}.
-        per_method: options that differ for a method: reduce_dim, dropout, select, generations, pretrain, meta, for
-            instance {stl_deepbdc: {reduce_dim: 128, pretrain: {epochs: 90}}}. Methods of the same pooling and options
-            share a pre-training.
+        per_method: options that differ for a method: reduce_dim, dropout, select, generations, episodes_per_step,
+            pretrain, meta, for instance {stl_deepbdc: {reduce_dim: 128, pretrain: {epochs: 90}}}. Methods of the same
+            pooling and options share a pre-training.
         pretrain: the pre-training
         meta: the meta-training
         meta_episodes: training episodes per epoch
@@ -331,6 +332,7 @@ class Benchmark:
     dropout: float = 0.3
     select: Literal["best", "last"] = "best"
     generations: int = 0
+    episodes_per_step: int = 1
     head: dict[str, Any] = field(default_factory=dict)
     per_method: dict[str, Any] = field(default_factory=dict)
     pretrain: Optim = field(

@@ -271,8 +271,23 @@ def test_the_script_ends_with_1_when_a_cell_failed(tmp_path, packs):
     assert "1 of 1 cells failed" in done.stdout and "Traceback" not in done.stderr
 
 
+def test_results_that_were_cut_off_on_disk_are_made_again(tmp_path, packs):
+    config = options(tmp_path, packs, methods=["simpleshot", "protonet"])
+    before, good = benchmark(config), accuracies(tmp_path)
+    arrays, (record, empty, *_) = sorted(tmp_path.rglob("*.npz")), sorted((tmp_path / "cells").rglob("*.json"))
+    arrays[-1].write_bytes(arrays[-1].read_bytes()[:100])
+    record.write_text(record.read_text()[:50])
+    empty.write_text("{}")
+    (tmp_path / "train/A/seed1/protonet_1shot/done.json").write_text("")
+    again = benchmark(config)
+    assert again["failed"] == [] and again["cells"] == before["cells"] == len(good)
+    assert same(accuracies(tmp_path), good)
+
+
 def test_training_on_two_processes(first, tmp_path, packs):
-    config = options(tmp_path, packs, methods=["simpleshot"], targets={"T": packs["test"]})
+    config = options(
+        tmp_path, packs, methods=["simpleshot", "protonet"], targets={"T": packs["test"]}, episodes_per_step=2
+    )
     config.machine = Machine(accelerator="cpu", devices=2, threads=1)
     metrics = benchmark(config)
     assert metrics["failed"] == []
@@ -300,6 +315,9 @@ def test_a_dry_run_writes_nothing(tmp_path, packs, capsys):
     ("changes", "message"),
     [
         ({"methods": ["protonett"]}, "did you mean 'protonet'"),
+        ({"machine": Machine(accelerator="cpu", devices=2)}, "episodes_per_step of protonet is 1, but 2 devices share"),
+        ({"per_method": {"protonet": {"episodes_per_step": 0}}}, "episodes_per_step must be at least 1"),
+        ({"head": {"protonett": {}}}, "did you mean 'protonet'"),
         ({"head": {"protonet": {"C": 1}}}, "head of 'protonet' does not take these options"),
         ({"targets": {"T": "no/such/folder"}}, "no file, folder or source"),
         ({"targets": {}}, "targets is empty: name at least one"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -114,6 +115,15 @@ def test_a_cell_without_one_of_its_seeds_has_failed():
 
 def lines_mean(table) -> float:
     return 100 * table.cells["ProtoNet", "Greek", "1-shot"].mean
+
+
+def test_a_kind_with_the_same_answers_is_no_further_block():
+    found = grid(kinds={"standard": {}, "open": {"unknown_ways": 2}})
+    assert rank(found).blocks == 2 * 2 * 3 * 2
+    standard = [cell for cell in found.results if cell.kind == "standard"]
+    for cell in standard:
+        found.results[replace(cell, kind="open")] = found.results[cell]
+    assert rank(found).blocks == 2 * 3 * 2
 
 
 def test_too_little_to_rank_is_said():

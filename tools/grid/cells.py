@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,15 +48,18 @@ def cell_key(entry: Mapping[str, Any], weights: str, data: Mapping[str, str]) ->
 
 
 def read_cell(root: Path, cell: Cell, key: Mapping[str, Any] | None = None) -> Result | None:
-    """Return the result of a cell, if there is one (with this key)."""
+    """Return the result of a cell, if there is a whole one (with this key)."""
     file = root / f"{cell.name}.json"
     if not file.is_file() or not file.with_suffix(".npz").is_file():
         return None
-    record = json.loads(file.read_text())
-    if key is not None and record["key"] != key:
+    try:
+        record = json.loads(file.read_text())
+        if key is not None and record["key"] != key:
+            return None
+        with np.load(file.with_suffix(".npz")) as arrays:
+            return Result(record, arrays["numbers"], arrays["accuracies"], arrays.get("auroc"))
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):  # cut off on disk: it is measured again
         return None
-    with np.load(file.with_suffix(".npz")) as arrays:
-        return Result(record, arrays["numbers"], arrays["accuracies"], arrays.get("auroc"))
 
 
 def missing(job: Job, root: Path, weights: str) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from tools.groups import Data, Optim
 from tools.kinds import episode_samplers
 from tools.limits import check_numbers
 
-SPECIAL = ("reduce_dim", "dropout", "select", "generations", "pretrain", "meta")
+SPECIAL = ("reduce_dim", "dropout", "select", "generations", "episodes_per_step", "pretrain", "meta")
 
 
 def labels_key(dataset) -> str:
@@ -53,7 +53,7 @@ def check(config: Benchmark) -> list[Job]:
         check_numbers(options)
         session.new_model(options.model, config.size)
         if METHODS[method].episodic:
-            check_numbers(MetaTrain(optim=own(config, method, "meta")))
+            _check_steps(config, method)
     _check_training(config, sources, targets, plain)
     keys = {text: labels_key(dataset) for text, dataset in sets.items()}
     for name, target in targets.items():
@@ -71,6 +71,17 @@ def check(config: Benchmark) -> list[Job]:
     return plan_jobs(config, keys)
 
 
+def _check_steps(config: Benchmark, method: str) -> None:
+    """Refuse a meta-training whose numbers are out of range, or whose steps have no episode for every device."""
+    count, devices = own(config, method, "episodes_per_step"), str(config.machine.devices)
+    check_numbers(MetaTrain(optim=own(config, method, "meta"), episodes_per_step=count))
+    if devices.isdigit() and count < int(devices):
+        raise UserError(
+            f"episodes_per_step of {method} is {count}, but {devices} devices share every step: "
+            f"give --episodes_per_step {devices} at least"
+        )
+
+
 @contextlib.contextmanager
 def within(where: str) -> Iterator[None]:
     """Say of which part of the grid a UserError is."""
@@ -86,6 +97,8 @@ def _check_methods(config: Benchmark) -> None:
         find_method(method)
         for k in config.k_shot:
             create_head(method, k, **config.head.get(method, {}))
+    for method in config.head:
+        find_method(method)
     for method, options in config.per_method.items():
         find_method(method)
         where = f"per_method.{method}"

@@ -71,11 +71,9 @@ def finished(job: Job, root: Path, before: Job | None) -> Outcome | None:
 
 def last_weights(job: Job, root: Path) -> tuple[Path, str] | None:
     """Return path and hash of the weights that a finished training left."""
-    from tools.grid.stage import file_hash
+    from tools.grid.stage import file_hash, note
 
-    done = root / job.name / "done.json"
-    content = json.loads(done.read_text()) if done.is_file() else {}
-    weights = root / job.name / content.get("weights", "")
+    weights = root / job.name / note(root / job.name).get("weights", "")
     return (weights, file_hash(weights)) if weights.is_file() else None
 
 

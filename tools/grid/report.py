@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from collections import Counter
@@ -15,7 +14,7 @@ from tools.grid.latex import to_latex
 from tools.grid.pictures import plot_differences, plot_heatmap, plot_ranks
 from tools.grid.plan import Job
 from tools.grid.results import Found, make_tables, to_csv, write_records
-from tools.grid.stage import Stage, read_done
+from tools.grid.stage import Stage, note, read_done
 from tools.grid.statistics import Ranks, differences, rank
 from tools.table import Table
 
@@ -181,5 +180,5 @@ def _page(run: RunFolder, found: Found, jobs: Sequence[Job], tables: list[Table]
 
 
 def _stage(job: Job, root: Path) -> Stage | None:
-    done = root / job.name / "done.json"
-    return read_done(root / job.name, json.loads(done.read_text())["key"]) if done.is_file() else None
+    folder = root / job.name
+    return read_done(folder, note(folder).get("key", {}))

@@ -54,7 +54,7 @@ def file_hash(weights: str | Path | None) -> str | None:
 
 def read_done(folder: Path, key: Mapping[str, Any]) -> Stage | None:
     """Return the stage of this very key that the folder holds, or None when there is none or it is unfinished."""
-    content = _read(folder)
+    content = note(folder)
     weights = folder / content.get("weights", "")
     if content.get("key") != key or "metrics" not in content or not weights.is_file():
         return None
@@ -72,7 +72,7 @@ def run_stage(folder: Path, options: Any, job: Callable[[Any], dict], facts: Map
     if (done := read_done(folder, key)) is not None:
         return done
     started = time.perf_counter()
-    options.resume = _read(folder).get("key") == key and any(folder.rglob("last.ckpt"))  # killed on the way
+    options.resume = note(folder).get("key") == key and any(folder.rglob("last.ckpt"))  # killed on the way
     options.overwrite = not options.resume
     write_json(folder / DONE, {"key": key})
     with contextlib.redirect_stdout(io.StringIO()):
@@ -83,10 +83,14 @@ def run_stage(folder: Path, options: Any, job: Callable[[Any], dict], facts: Map
     return read_done(folder, key)
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    """Return what `done.json` says; nothing for one that is absent or of another release."""
+def note(folder: Path) -> dict[str, Any]:
+    """Return what the `done.json` of a training says; nothing for one that is absent or was cut off on disk."""
     file = folder / DONE
-    return json.loads(file.read_text()) if file.is_file() else {}
+    try:
+        content = json.loads(file.read_text()) if file.is_file() else {}
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def sentence(stage: Stage) -> str:

@@ -76,8 +76,8 @@ def adapt_options(
         valid = config.validation
         return MetaTrain(
             run, checkpoint, method, seed, select=own(config, method, "select") or "best", data=data,
-            model=model_options(config, method), optim=own(config, method, "meta"),
-            episodes=with_shots(config, config.meta_episodes, k_shot),
+            episodes_per_step=own(config, method, "episodes_per_step") or 1, model=model_options(config, method),
+            optim=own(config, method, "meta"), episodes=with_shots(config, config.meta_episodes, k_shot),
             validation=Validation(config.n_way, k_shot, valid.n_query, valid.episodes, valid.drop_small),
             machine=machine,
         )  # fmt: skip
