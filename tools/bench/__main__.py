@@ -18,6 +18,7 @@ CASES = {
     "stl_test": ("tools.bench.stl_test", "a whole STL DeepBDC test of 10,000 episodes, against scikit-learn"),
     "heads": ("tools.bench.heads", "every method on stored features, against one episode at a time"),
     "peers": ("tools.bench.peers", "testing ProtoNet on features, against easyfsl and learn2learn"),
+    "clips": ("tools.bench.clips", "from a video file to a clip, against PyAV and decord called directly"),
     "episode": ("tools.bench.episode", "one Meta DeepBDC training step with ResNet-12, against the plain BDC layer"),
 }
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
