@@ -99,8 +99,8 @@ def plot_episode(
 def _score(predictions: np.ndarray, labels: np.ndarray, n_unknown: int) -> str:
     real = labels >= 0
     right = int((predictions[real] == labels[real]).sum())
-    unknown = f", {n_unknown} unknown" if n_unknown else ""
-    return f"{right} of {real.sum()} right ({100 * right / max(real.sum(), 1):.1f} %){unknown}"
+    unknown = f", and {n_unknown} unknown ones" if n_unknown else ""
+    return f"{right} of the {real.sum()} queries shown right ({100 * right / max(real.sum(), 1):.1f} %){unknown}"
 
 
 def _most(labels: np.ndarray, n_way: int) -> int:

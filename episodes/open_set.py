@@ -67,7 +67,8 @@ def placements(known: np.ndarray, unknown: np.ndarray) -> np.ndarray:
 class OpenSet:
     """What open-set pictures are drawn from, over all episodes of an evaluation.
 
-    known, unknown: scores of all queries, 1-D: the largest probability or logit.
+    known, unknown: scores of all queries, 1-D: the log-odds ln(p / (1 - p)) of the largest probability p, or the
+        largest logit. A sharp head gives nearly all queries a p that rounds to 1, whose log-odds still differ.
     curve: (U,) mean over `episodes` of the accepted share of known queries, see `placements`.
     """
 
@@ -81,7 +82,7 @@ class OpenSet:
         """Collect the results of E episodes: scores as `known_scores` gives them (E, Q) and (E, U), curves (E, U)."""
         flat = [scores[~np.isnan(scores)] for scores in (known, unknown)]
         if by == "probability":
-            flat = [1 / (1 - scores) for scores in flat]
+            flat = [-np.log(np.maximum(-scores, np.finfo(np.float64).tiny)) for scores in flat]
         return OpenSet(*(scores.astype(np.float32) for scores in flat), curves.mean(axis=0), len(curves))
 
     @staticmethod

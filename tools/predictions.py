@@ -16,7 +16,6 @@ import numpy as np
 
 from episodes.check import drop_broken, refuse_broken
 from episodes.dataset import FileSet
-from episodes.metrics import confusion_matrix
 from episodes.run import write_json, write_text
 
 UNKNOWN = "unknown"
@@ -87,9 +86,12 @@ class Predictions:
         return result
 
     def confusion(self) -> np.ndarray:
-        """Count answers of the labelled files, (K, K), row = true class; unknown ones are in no column."""
-        counted = (self.truth >= 0) & self.known
-        return confusion_matrix(self.truth[counted], self.order[counted, 0], len(self.class_names))
+        """Count answers of the labelled files, row = true class: (K, K), or (K, K + 1) with the unknown ones last."""
+        columns = len(self.class_names) + (self.unknown_below is not None)
+        counted = self.truth >= 0
+        said = np.where(self.known, self.order[:, 0], len(self.class_names))[counted]
+        flat = np.bincount(self.truth[counted] * columns + said, minlength=len(self.class_names) * columns)
+        return flat.reshape(len(self.class_names), columns)
 
     def rows(self) -> list[dict[str, object]]:
         """Return one row a file, probabilities of all classes included."""

@@ -35,6 +35,19 @@ def test_the_curve_is_drawn_with_its_area(tmp_path):
     assert (tmp_path / "open.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_scores_of_a_sharp_head_are_spread_out():
+    """Probabilities that all round to 1 fill many bins, as log-odds."""
+    known, unknown = (-np.exp(-GENERATOR.normal(mean, 4, (100, 8))) for mean in (40, 30))
+    results = OpenSet.of(known, unknown, placements(known, unknown), "probability")
+    assert (1 / (1 + np.exp(-results.known)) == 1).mean() > 0.2
+    right = plot_open_set(results).axes[1]
+    share = next(patch for patch in right.patches if hasattr(patch, "get_data")).get_data().values
+    assert share.sum() == pytest.approx(100) and share.max() < 20
+    assert right.get_xlabel().startswith("log-odds")
+    never = OpenSet.of(np.zeros((1, 2)), -np.ones((1, 2)), np.zeros((1, 2)), "probability")
+    assert np.isfinite(never.known).all() and (never.unknown == 0).all()  # p = 1/2
+
+
 def test_equal_scores_can_be_drawn():
     known, unknown = np.zeros((2, 3)), np.zeros((2, 4))
     figure = plot_open_set(OpenSet.of(known, unknown, placements(known, unknown), "probability"))

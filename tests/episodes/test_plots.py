@@ -73,6 +73,17 @@ def test_an_unknown_suffix_is_refused(tmp_path):
         plot_curves([{"loss": 1.0}], tmp_path / "curves.bmp")
 
 
+def test_confusion_with_a_column_of_no_class():
+    axes, words = plot_confusion(np.array([[6, 0, 4], [0, 0, 5]]), ["cat", "dog"]).axes[:2]
+    np.testing.assert_allclose(axes.images[0].get_array().sum(axis=1), 1)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["cat", "dog", "unknown"]
+    assert texts(words)[0].startswith("1.  dog → unknown   100 %  (5)")
+    many = np.hstack([9 * np.eye(41, dtype=int), np.ones((41, 1), dtype=int)])
+    axes = plot_confusion(many, [f"class{i}" for i in range(41)]).axes[0]
+    assert axes.images[0].get_array().shape == (41, 42)
+    np.testing.assert_allclose(axes.images[0].get_array()[:, -1], 0.1)
+
+
 def test_confusion_is_normalised_by_row():
     counts = np.array([[8, 2, 0], [0, 5, 5], [0, 0, 0]])
     axes, words = plot_confusion(counts, ["cat", "dog", "eel"]).axes[:2]
@@ -170,7 +181,7 @@ def test_an_episode_shows_every_picture_in_the_row_of_its_class():
         expected = [*support[support_labels == label], *query[query_labels == label]]
         for picture, image in zip(rows[top], expected, strict=True):
             np.testing.assert_array_equal(picture, image.permute(1, 2, 0))
-    assert "5 of 6 right (83.3 %)" in figure.get_suptitle()
+    assert "5 of the 6 queries shown right (83.3 %)" in figure.get_suptitle()
 
 
 def test_wrong_queries_differ_by_more_than_colour():
@@ -189,7 +200,7 @@ def test_padding_is_not_drawn_and_bad_images_are_refused():
     support, support_labels, query, query_labels = episode()
     query_labels[0] = -1
     figure = plot_episode(support, support_labels, query, query_labels, query_labels, list("abc"))
-    assert len(figure.axes[0].images) == 8 and "5 of 5 right" in figure.get_suptitle()
+    assert len(figure.axes[0].images) == 8 and "5 of the 5 queries shown right" in figure.get_suptitle()
     with pytest.raises(UserError, match="before normalisation"):
         plot_episode(support.float(), support_labels, query, query_labels, query_labels, list("abc"))
     with pytest.raises(UserError, match="are no episode"):

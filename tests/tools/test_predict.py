@@ -219,4 +219,8 @@ def test_unknown_pictures_count_as_wrong():
     result = Predictions(["a", "b", "c"], ["x", "y"], shares, np.array([0, 1, -1]), unknown_below=0.6)
     assert result.answers == ["x", "unknown", "y"]
     metrics = result.metrics()
-    assert (metrics["labelled"], metrics["accuracy"], metrics["confusion"]) == (2, 0.5, [[1, 0], [0, 0]])
+    assert (metrics["labelled"], metrics["accuracy"], metrics["confusion"]) == (
+        2,
+        0.5,
+        [[1, 0, 0], [0, 0, 1]],
+    )  # unknown is a column of its own
