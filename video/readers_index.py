@@ -59,6 +59,13 @@ class VideoIndex:
         return (self.width, self.height) if self.rotation % 180 else (self.height, self.width)
 
 
+def decoding_errors() -> tuple[type[BaseException], ...]:
+    """Return what PyAV raises about a file; whatever else is raised is a mistake of ours."""
+    import av
+
+    return (av.FFmpegError, OSError, ValueError)
+
+
 def open_container(source: Any, name: str) -> Any:
     """Open a file (a path or a binary file object) with PyAV; raises UserError with its `name`."""
     try:
@@ -67,7 +74,7 @@ def open_container(source: Any, name: str) -> Any:
         raise UserError(f"PyAV, which lists the frames of videos, does not load ({error}): pip install av") from error
     try:
         return av.open(source, metadata_errors="ignore")
-    except (av.FFmpegError, OSError, ValueError) as error:
+    except decoding_errors() as error:
         size = len(source.getbuffer()) if isinstance(source, io.BytesIO) else None
         raise unreadable(name, "the file is empty" if size == 0 else _reason(error)) from error
 
@@ -123,7 +130,7 @@ def scan(source: Any, name: str, *, decode: bool = False, max_pixels: int = MAX_
                 if packet.size and not packet.is_discard:  # discarded: what an edit list cuts away
                     packets.append((packet.pts, packet.is_keyframe))
                     damage = damage or ("it is cut off or damaged" if packet.is_corrupt else None)
-        except Exception as error:
+        except decoding_errors() as error:
             damage = damage or _reason(error)
         if not packets:
             raise unreadable(name, "it has no frames")
@@ -165,7 +172,7 @@ def _decoded(source: Any, name: str, first_only: bool, facts: dict[str, Any]) ->
                 stamps.append(frame.pts)
                 if first_only:
                     break
-        except Exception as error:
+        except decoding_errors() as error:
             damage = f"decoding fails after {len(stamps)} frames: {_reason(error)}"
     if hasattr(source, "seek"):
         source.seek(0)

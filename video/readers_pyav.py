@@ -11,6 +11,7 @@ from .readers_index import (
     VideoIndex,
     checked_indices,
     checked_size,
+    decoding_errors,
     open_container,
     unreadable,
     video_stream,
@@ -86,7 +87,7 @@ class PyavReader:
                 if not unsent:  # what is still inside the decoder comes out without more packets
                     self._keep(context.decode(None), pending, out)
                     break
-        except Exception as error:
+        except decoding_errors() as error:
             self.close()
             number = int(wanted[places[0]])
             raise unreadable(
