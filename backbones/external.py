@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -51,23 +54,48 @@ class FeatureMap(nn.Module):
         return out
 
 
+@contextlib.contextmanager
+def _fetching(name: str, pretrained: bool) -> Iterator[None]:
+    """Tell in one sentence why released weights cannot be had; what the hub's client logs of its retries is left out.
+
+    The client tries a host that does not answer six times, for nearly a minute; there is no setting for that.
+    """
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    try:
+        if pretrained:
+            hub.setLevel(logging.CRITICAL)
+        yield
+    except (OSError, RuntimeError) as error:
+        if not pretrained or isinstance(error, UserError):
+            raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"cannot fetch the weights of {name} ({reason}): give them as a file with --model.weights, "
+            "or use another network"
+        ) from error
+    finally:
+        hub.setLevel(level)
+
+
 def timm_backbone(name: str, pretrained: bool = False, input_size: int | None = None, **options) -> FeatureMap:
     """Build the timm model `name` without its classifier.
 
     pretrained: let timm download or find its weights; otherwise weights are random or come from `load_weights`.
     input_size: side in pixels when it differs from the model's own.
     options: passed to `timm.create_model`.
-    Raises UserError for a name that timm does not know.
+    Raises UserError for a name that timm does not know, and for weights that cannot be fetched.
     """
     import timm
 
     if not timm.is_model(name):
         raise UserError(f"timm has no model '{name}'{nearest(name.split('.')[0], timm.list_models())}")
-    try:
-        sized = {"img_size": input_size} if input_size else {}
-        network = timm.create_model(name, pretrained=pretrained, num_classes=0, **sized, **options)
-    except TypeError:  # convolutional networks take images of any size and no such argument
-        network = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+    with _fetching(f"timm:{name}", pretrained):
+        try:
+            sized = {"img_size": input_size} if input_size else {}
+            network = timm.create_model(name, pretrained=pretrained, num_classes=0, **sized, **options)
+        except TypeError:  # convolutional networks take images of any size and no such argument
+            network = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
     config = timm.data.resolve_model_data_config(network)
     return FeatureMap(
         network,
@@ -114,7 +142,7 @@ def torchvision_backbone(name: str, pretrained: bool = False, input_size: int | 
     """Build the torchvision classification model `name`, cut before its final pooling.
 
     pretrained: download torchvision's default weights.
-    Raises UserError for an unknown name or a family without a single last map.
+    Raises UserError for an unknown name, a family without a single last map, and weights that cannot be fetched.
     """
     from torchvision import models
     from torchvision.models.feature_extraction import create_feature_extractor
@@ -126,7 +154,8 @@ def torchvision_backbone(name: str, pretrained: bool = False, input_size: int | 
     size = input_size or presets.crop_size[0]
     if "vit" in name and input_size:
         options["image_size"] = input_size
-    network = models.get_model(name, weights="DEFAULT" if pretrained else None, **options).eval()
+    with _fetching(f"torchvision:{name}", pretrained):
+        network = models.get_model(name, weights="DEFAULT" if pretrained else None, **options).eval()
     node = _torchvision_node(network)
     if node is None:
         raise UserError(f"torchvision model '{name}' has no single last feature map: take another, or one of timm's")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from backbones import UserError, from_official, read_checkpoint
 from backbones.checkpoint import load_state
 from fewshot.encoder import Encoder
-from fewshot.methods import create_encoder
+from fewshot.methods import create_encoder, find_method
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Architecture:
 def measure_map(backbone: nn.Module, size: int) -> tuple[int, int]:
     """Return (H, W) of the backbone's map for pictures of `size` pixels.
 
-    Raises UserError when they are too small for the network.
+    Raises UserError when they are too small for the network, or not of the one size that it takes.
     """
     training = backbone.training
     try:
@@ -66,6 +66,11 @@ def measure_map(backbone: nn.Module, size: int) -> tuple[int, int]:
     except RuntimeError as error:
         raise UserError(
             f"pictures of {size} pixels are too small for the backbone ({str(error).splitlines()[0]}): raise the size"
+        ) from error
+    except (AssertionError, ValueError) as error:  # transformers, whose positions are of one size
+        raise UserError(
+            f"the backbone takes no pictures of {size} pixels ({str(error).strip() or type(error).__name__}): "
+            "leave the size out"
         ) from error
     finally:
         backbone.train(training)
@@ -145,6 +150,12 @@ def load_encoder(
         raise UserError(f"{path} does not say what network it is of: name --model.method and --model.backbone")
     plan.method = method or plan.method
     encoder = plan.build()
+    own = from_official(state)
+    if find_method(plan.method).pool == "bdc" and not any(key.startswith("pool.") for key in own):
+        raise UserError(
+            f"{path} has no BDC pooling, which {plan.method} needs trained together with the backbone: give weights "
+            "that were pre-trained for a BDC method, or name a method on averaged or whole maps, such as good_embed"
+        )
     report = load_state(encoder, state, path, drop=("classifier.", "head."))
     say(f"{report}" + (f" [{card['stage']}, epoch {card.get('epoch')}]" if "stage" in card else ""))
     return Loaded(plan, encoder, card, state)

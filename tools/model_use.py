@@ -31,15 +31,4 @@ def read_model(config, say: Callable[[str], None]) -> Loaded:
             )
         method = method or LIBRARY_METHOD
         model = replace(model, method=method, backbone_options={"pretrained": True, **model.backbone_options})
-    try:
-        return session.read_model(config.checkpoint, model, config.size, say, method)
-    except UserError:
-        raise
-    except (OSError, RuntimeError) as error:
-        if not model.backbone_options.get("pretrained"):
-            raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"cannot fetch the weights of {model.backbone} ({reason}): give them as a file with --model.weights, "
-            "or use another network"
-        ) from error
+    return session.read_model(config.checkpoint, model, config.size, say, method)

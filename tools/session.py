@@ -27,7 +27,7 @@ from episodes.shards import evaluate_shared
 from episodes.sources.cache import cache_folder
 from episodes.sources.folder import read_file
 from episodes.transforms import resize_for
-from fewshot.card import Architecture, Loaded, design, load_encoder
+from fewshot.card import Architecture, Loaded, design, load_encoder, measure_map
 from fewshot.encoder import Encoder
 from fewshot.maml import as_they_are, with_encoder
 from fewshot.methods import find_method
@@ -101,6 +101,8 @@ def read_model(
     """Read a checkpoint (or `model.weights`); without one, design the model from its options.
 
     method: wins over the method that the checkpoint is of.
+    Raises UserError for a checkpoint that does not fit, weights that cannot be fetched, and a size that the backbone
+    does not take.
     """
     if method is not None:
         find_method(method)
@@ -113,6 +115,7 @@ def read_model(
     loaded = load_encoder(checkpoint, lambda: new_model(model, size)[0], say, method)
     if size:
         loaded.architecture.size = size
+        loaded.architecture.map_size = measure_map(loaded.encoder.backbone, size)
     return loaded
 
 

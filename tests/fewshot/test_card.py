@@ -79,7 +79,7 @@ def test_another_method_takes_the_same_backbone(tmp_path):
     save_weights(PretrainModel(encoder, 5), tmp_path / "w.safetensors", plan.card("pretrain"))
     loaded = load_encoder(tmp_path / "w.safetensors", say=quiet, method="covnet")
     assert loaded.encoder(torch.randn(2, 3, 16, 16)).shape == (2, 6, 4, 4)
-    with pytest.raises(UserError, match="pool.temperature"):
+    with pytest.raises(UserError, match="has no BDC pooling, which meta_deepbdc needs trained"):
         load_encoder(tmp_path / "w.safetensors", say=quiet, method="meta_deepbdc")
 
 

@@ -153,7 +153,7 @@ def test_a_checkpoint_of_another_architecture(run, tmp_path, packs):
 
 def test_a_checkpoint_of_another_pooling(run, tmp_path, packs, pretrained):
     config = tiny.evaluate_options(tmp_path, str(pretrained["protonet"]), packs["test"], method="stl_deepbdc")
-    refused(run(config), "pool.temperature")
+    refused(run(config), "has no BDC pooling, which stl_deepbdc needs")
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", None], ids=["empty", "text", "half"])
@@ -240,6 +240,7 @@ def test_an_output_folder_that_cannot_be_written(run, tmp_path, packs, pretraine
         (["--optim.batch_size", "0"], "optim.batch_size must be at least 1"),
         (["--optim.accumulate", "0"], "optim.accumulate must be at least 1"),
         (["--optim.lr", "-1"], "optim.lr must be above 0"),
+        (["--machine.timeout_minutes", "0"], "machine.timeout_minutes must be above 0"),
         (["--optim.lr", ".nan"], "optim.lr must be above 0"),
         (["--optim.momentum", "0"], "Nesterov's step needs momentum"),
         (["--model.dropout", "1.5"], "model.dropout must be in [0, 1)"),
@@ -276,6 +277,7 @@ def test_options_that_no_script_can_work_with(run, tmp_path, packs, flags, words
         (["--k_shot", "[]"], "k_shot is an empty list"),
         (["--k_shot", "0"], "each must be at least 1"),
         (["--episodes", "0"], "episodes must be at least 1"),
+        (["--size", "3"], "pictures of 3 pixels are too small for the backbone"),
         (["--repeats", "0"], "repeats must be at least 1"),
         (["--method", "good_embed", "--model.head.C", "-1"], "C must be positive"),
         (["--method", "good_embed", "--model.head.c", "1"], "does not take these options"),
@@ -283,6 +285,17 @@ def test_options_that_no_script_can_work_with(run, tmp_path, packs, flags, words
 )
 def test_tests_that_cannot_be_run(run, tmp_path, packs, pretrained, flags, words):
     refused(run(tiny.evaluate_options(tmp_path / "run", str(pretrained["protonet"]), packs["test"]), *flags), words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_cannot_be_fetched(run, tmp_path, packs, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    config = tiny.evaluate_options(tmp_path / "run", None, packs["test"], method="protonet")
+    config.model.backbone, config.model.backbone_options = "timm:resnet10t.c3_in1k", {"pretrained": True}
+    refused(run(config), "cannot fetch the weights of timm:resnet10t.c3_in1k", "--model.weights")
     assert not (tmp_path / "run").exists()
 
 
