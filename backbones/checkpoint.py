@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from backbones.errors import UserError
 
 FORMAT = "covey-1"
+EXPECTED = "give the path of a .safetensors, .pt, .pth or .tar file"
 # Bookkeeping that older files lack and that does not change what a network computes.
 OPTIONAL = ("num_batches_tracked", ".calls")
 _WRAPPERS = ("state", "state_dict", "model", "module", "model_state_dict", "params")
@@ -83,7 +84,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"no checkpoint at {path}: give the path of a .safetensors, .pt, .pth or .tar file")
+        raise UserError(f"no checkpoint at {path}: {EXPECTED}")
     try:
         if path.suffix == ".safetensors":
             with safetensors.safe_open(path, framework="pt") as file:
@@ -93,9 +94,13 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        # torch's own text advises to read the file in the way that runs its code: all that is kept of it is a name
+        named = re.search(r"(?:GLOBAL|class|global) `?([A-Za-z_]\w*(?:\.\w+)+)", str(error))
+        if named is None:
+            raise UserError(f"{path} is no readable checkpoint: {EXPECTED}") from error
         raise UserError(
-            f"{path} holds more than tensors and plain values, and running code from a file is refused: "
-            f"save its state dict alone ({str(error).splitlines()[0]})"
+            f"{path} holds more than tensors and plain values ({named[1]}), and running code from a file is refused: "
+            "save its state dict alone"
         ) from error
     except (safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

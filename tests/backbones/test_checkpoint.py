@@ -114,9 +114,18 @@ def test_code_in_a_file_is_refused(tmp_path, capsys):
     (tmp_path / "w.pt").write_bytes(pickle.dumps({"state": Evil()}))
     torch.save({"state": Evil()}, tmp_path / "w2.pt")
     for name in ("w.pt", "w2.pt"):
-        with pytest.raises(UserError, match="refused|readable"):
+        with pytest.raises(UserError, match=r"refused|readable") as error:
             read_checkpoint(tmp_path / name)
+    assert "(builtins.print)" in str(error.value)  # what was refused is named, without torch's advice to allow it
+    assert "weights_only" not in str(error.value)
     assert "stranger" not in capsys.readouterr().out
+
+
+def test_a_file_that_holds_no_weights_is_told_without_advice_to_run_it(tmp_path):
+    (tmp_path / "metrics.json").write_text('{"accuracy": 0.5}')
+    with pytest.raises(UserError, match=r"metrics.json is no readable checkpoint: give the path of a") as error:
+        read_checkpoint(tmp_path / "metrics.json")
+    assert "weights_only" not in str(error.value)
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
