@@ -20,6 +20,7 @@ class Evaluation:
     seconds: wall time of the head, sampling included. feature_seconds: wall time of the encoder.
     auroc: (E,) area under the ROC curve of known against unknown queries; None without unknown queries.
     open_set: their scores and the mean curve, for pictures.
+    sizes: (E, 3) classes, supports and queries of each episode, unknown queries left out; None where not counted.
     """
 
     numbers: np.ndarray
@@ -29,6 +30,7 @@ class Evaluation:
     feature_seconds: float = 0.0
     auroc: np.ndarray | None = None
     open_set: OpenSet | None = None
+    sizes: np.ndarray | None = None
 
     @property
     def mean(self) -> float:
@@ -73,6 +75,7 @@ class Tally:
         self.confusion, self.open_score = np.zeros((n_classes, n_classes), dtype=np.int64), open_score
         self.numbers: list[np.ndarray] = []
         self.accuracies: list[np.ndarray] = []
+        self.sizes: list[np.ndarray] = []
         self.auroc: list[np.ndarray] = []
         self.open_sets: list[OpenSet] = []
 
@@ -82,6 +85,8 @@ class Tally:
         right = (predictions == batch.query_labels) & counted
         self.numbers.append(batch.numbers)
         self.accuracies.append(right.sum(1) / counted.sum(1))
+        sides = (batch.classes, batch.support_labels, batch.query_labels)
+        self.sizes.append(np.stack([(side >= 0).sum(axis=1) for side in sides], axis=1))
         row = np.broadcast_to(np.arange(len(batch))[:, None], batch.query_labels.shape)
         true = batch.classes[row, np.maximum(batch.query_labels, 0)][counted]
         chosen = batch.classes[row, predictions][counted]
@@ -96,6 +101,7 @@ class Tally:
     def result(self, seconds: float) -> Evaluation:
         """Return the results of all batches."""
         part = Evaluation(np.concatenate(self.numbers), np.concatenate(self.accuracies), self.confusion, seconds)
+        part.sizes = np.concatenate(self.sizes)
         if self.auroc:
             part.auroc, part.open_set = np.concatenate(self.auroc), OpenSet.merge(self.open_sets)
         return part

@@ -21,7 +21,7 @@ from episodes.processes import Team, collect, from_main, together
 from episodes.progress import Progress
 from episodes.sampler import EpisodeSampler
 
-PER_EPISODE = ("numbers", "accuracies", "auroc")
+PER_EPISODE = ("numbers", "accuracies", "auroc", "sizes")
 
 
 @torch.no_grad()

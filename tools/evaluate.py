@@ -78,6 +78,8 @@ def finish(run, config: Evaluate, method: str, loaded, scores, sampler, notes: d
 
     sampler: of one of the tests, for what the episodes are like.
     """
+    from dataclasses import replace
+
     from rich.console import Console
 
     from episodes.run import write_text
@@ -93,15 +95,13 @@ def finish(run, config: Evaluate, method: str, loaded, scores, sampler, notes: d
         cells[row, score.test, score.column] = score.cell()
         if score.auroc is not None:
             groups[score.test].append(f"{score.column} AUROC")
-            cells[row, score.test, f"{score.column} AUROC"] = score.cell("auroc")
+            # both come of one test, whose seconds are told once
+            cells[row, score.test, f"{score.column} AUROC"] = replace(score.cell("auroc"), seconds=None)
     table = Table(f"{row}, {describe(config, sampler)}", [row], list(groups.items()), cells, notes)
     metrics = {
         "method": method,
         "checkpoint": config.checkpoint,
         "stage": loaded.card.get("stage"),
-        "n_way": config.n_way,
-        "n_query": config.n_query,
-        "seed": config.seed,
         **kind_record(config, sampler),
         "notes": notes,
         "scores": [score.row() for score in scores],
@@ -111,12 +111,13 @@ def finish(run, config: Evaluate, method: str, loaded, scores, sampler, notes: d
         return metrics
     write_text(run.path / "table.md", table.to_markdown())
     open_set = scores[0].auroc is not None
-    lines = ["test,k_shot,repeat,episode,accuracy" + (",auroc" if open_set else "")]
+    lines = ["test,k_shot,repeat,episode,accuracy" + (",auroc" if open_set else "") + ",way,supports,queries"]
     for score in scores:
         for repeat, part in enumerate(score.evaluations):
             columns = [part.accuracies, part.auroc] if open_set else [part.accuracies]
-            for number, *values in zip(part.numbers.tolist(), *(c.tolist() for c in columns), strict=True):
-                figures = ",".join(f"{value:.6f}" for value in values)
+            rows = zip(part.numbers.tolist(), part.sizes.tolist(), *(c.tolist() for c in columns), strict=True)
+            for number, sizes, *values in rows:
+                figures = ",".join([*(f"{value:.6f}" for value in values), *map(str, sizes)])
                 lines.append(f'"{score.test}",{score.k_shot},{repeat},{number},{figures}')
     write_text(run.path / "episodes.csv", "\n".join(lines) + "\n")
     Console().print(table.to_rich())

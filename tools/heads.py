@@ -28,8 +28,13 @@ def build_heads(config: Evaluate, loaded: Loaded) -> dict[int, nn.Module]:
     trained = loaded.card.get("head", {}) if method == loaded.card.get("method") else {}
     options = {**trained, **config.model.head}
     if config.solver is not None:
+        having = [name for name in METHODS if hasattr(create_head(name, 1), "solver")]
+        if method not in having:
+            raise UserError(f"solver: {METHODS[method].title} has none; {', '.join(having[:-1])} and {having[-1]} have")
         options["solver"] = config.solver
     if config.base is not None:
+        if not config.base:
+            raise UserError("base names no data set: give the one of the base classes, or leave it out")
         if method != "simpleshot":
             raise UserError(
                 f"base: {METHODS[method].title} has no use for the mean feature of base classes; only simpleshot does"

@@ -16,7 +16,7 @@ from episodes.numbered import NumberedEpisodes
 from episodes.processes import ALONE, Team
 from episodes.reader import read_rule
 from episodes.sampler import EpisodeSampler
-from episodes.sizes import FixedSizes, ImbalancedSizes, MetaDatasetSizes
+from episodes.sizes import FixedSizes, ImbalancedSizes, MetaDatasetSizes, describe_sizes
 from tools.config import Evaluate
 from tools.groups import Kind
 from tools.limits import wrong_kind
@@ -146,6 +146,7 @@ def said_of_file(config: Evaluate, sampler: NumberedEpisodes) -> str:
     return (
         f"{sampler.n_episodes} episodes of {config.episode_file} ({what}{extras}): "
         "n_way, k_shot, n_query, episodes, seed and kind have no say"
+        + (", but kind.open_score has" if sampler.extras.open_set else "")
     )
 
 
@@ -162,7 +163,14 @@ def write_all(folder: Path, name: str, config: Evaluate, pictures: Pictures, fil
 
 
 def kind_record(config: Evaluate, sampler: NumberedEpisodes) -> dict[str, object]:
-    """Return what `metrics.json` says about the episodes."""
-    if config.episode_file is not None:
-        return {"episode_file": config.episode_file, "extras": asdict(sampler.extras)}
-    return {"kind": asdict(config.kind)}
+    """Return what `metrics.json` says about the episodes: what they are like, null where they differ in it.
+
+    An episode file wins over the options, so that its own header is told.
+    """
+    sizes = sampler.sizes
+    same = isinstance(sizes, FixedSizes | ImbalancedSizes)
+    record = {"n_way": sizes.n_way if same else None, "n_query": sizes.n_query if same else None}
+    if config.episode_file is None:
+        return {**record, "seed": config.seed, "kind": asdict(config.kind)}
+    rule = {"sizes": describe_sizes(sizes) if sizes is not None else None, "extras": asdict(sampler.extras)}
+    return {**record, "seed": sampler.header.get("seed"), "episode_file": config.episode_file, **rule}

@@ -42,7 +42,7 @@ LEAST = {
     "sheets": 0,
     "opset": 18,
 }
-POSITIVE = ("lr", "temperature_lr", "clip_norm", "distill_temperature", "tolerance", "query_alpha")
+POSITIVE = ("lr", "temperature_lr", "clip_norm", "distill_temperature", "tolerance", "query_alpha", "timeout_minutes")
 BELOW_ONE = ("dropout", "momentum", "unknown_below")
 NOT_EMPTY = ("test", "k_shot", "methods", "seeds", "sources", "targets", "kinds")
 # What Lightning Fabric knows, and its short names of the same.
@@ -68,11 +68,15 @@ def out_of_range(config: Any) -> str | None:
     for name, optim in _groups(config):
         if getattr(optim, "name", "") == "sgd" and optim.nesterov and not optim.momentum > 0:
             return f"Nesterov's step needs momentum above 0: raise {name}.momentum, or --{name}.nesterov false"
-    return wrong_kind(config.kind) if hasattr(config, "kind") else None
+    from_file = getattr(config, "episode_file", None) is not None  # then the file says which queries are unknown
+    return wrong_kind(config.kind, from_file) if hasattr(config, "kind") else None
 
 
-def wrong_kind(kind: Any) -> str | None:
-    """Say which options of a `tools.groups.Kind` do not fit together; None if all do."""
+def wrong_kind(kind: Any, from_file: bool = False) -> str | None:
+    """Say which options of a `tools.groups.Kind` do not fit together; None if all do.
+
+    from_file: the episodes come from a file, which may have unknown queries of its own.
+    """
     uneven = kind.shots is not None or kind.query_alpha is not None
     if kind.shots is not None and (len(kind.shots) != 2 or not 1 <= kind.shots[0] <= kind.shots[1]):
         return f"kind.shots is {kind.shots}: it must be the fewest and the most supports of a class, such as [1, 5]"
@@ -80,6 +84,10 @@ def wrong_kind(kind: Any) -> str | None:
         return "kind.shots and kind.query_alpha are of imbalanced episodes: add kind.sizes imbalanced"
     if kind.sizes == "imbalanced" and not uneven:
         return "imbalanced episodes need kind.shots, kind.query_alpha or both, to say what differs between the classes"
+    if kind.max_way != type(kind)().max_way and kind.sizes != "meta_dataset":
+        return "kind.max_way is of episodes of the Meta-Dataset rule: add kind.sizes meta_dataset"
+    if kind.open_score != "probability" and not (kind.unknown_ways or from_file):
+        return "kind.open_score needs kind.unknown_ways, the classes of the queries that it is to tell"
     if kind.unknown_queries is not None and not kind.unknown_ways:
         return "kind.unknown_queries needs kind.unknown_ways, the classes that they are of"
     if kind.distractors is not None and not kind.distractor_ways:

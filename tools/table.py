@@ -16,13 +16,13 @@ class Cell:
     """One measured number.
 
     mean, interval: accuracy over episodes and the half-width of its 95 % interval, as fractions.
-    episodes: how many were scored.  seconds: wall time that took.
+    episodes: how many were scored.  seconds: wall time that took; None where another cell tells it.
     """
 
     mean: float
     interval: float
     episodes: int
-    seconds: float
+    seconds: float | None
 
     @property
     def percent(self) -> str:
@@ -36,7 +36,9 @@ class Cell:
 
     @property
     def cost(self) -> str:
-        """Episodes and seconds as printed: '600 ep, 4.2 s'."""
+        """Episodes and, where told and not all but none, seconds as printed: '600 ep, 4.2 s'."""
+        if self.seconds is None or self.seconds < 0.05:
+            return f"{self.episodes:,} ep"
         return f"{self.episodes:,} ep, {self.seconds:.{1 if self.seconds < 99.95 else 0}f} s"
 
 
@@ -48,6 +50,7 @@ class Table:
     notes: explanations that go below the table, by keyword.
     apart: rows that are not compared with the others and so never are the best, such as transductive methods.
     failed: (row, group, column) of what could not be measured -> number of the note that says why.
+    measure: what the numbers are, for captions.
     Raises ValueError for a cell that has no place in the table.
     """
 
@@ -58,6 +61,7 @@ class Table:
     notes: dict[str, str] = field(default_factory=dict)
     apart: frozenset[str] = frozenset()
     failed: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    measure: str = "Accuracy"
 
     def __post_init__(self) -> None:
         places = {(row, group, column) for row in self.row_names for group, column in self.columns}
@@ -121,11 +125,12 @@ class Table:
         for entry in self.rows():
             key = (entry["row"], entry["group"], entry["column"])
             percents = [round(100 * entry["mean"], 6), round(100 * entry["interval"], 6)]
-            writer.writerow([*key, *percents, entry["episodes"], round(entry["seconds"], 3), int(self.is_best(*key))])
+            seconds = "" if entry["seconds"] is None else round(entry["seconds"], 3)
+            writer.writerow([*key, *percents, entry["episodes"], seconds, int(self.is_best(*key))])
         return text.getvalue()
 
     def to_rich(self) -> RichTable:
-        """Build the table for a terminal; beyond four columns the interval gets a line of its own, to fit 80 places.
+        """Build the table for a terminal; beyond four columns the interval gets a line of its own, to save places.
 
         Where all cells have the same number of episodes, it stands once below the table.
         """
@@ -140,7 +145,7 @@ class Table:
         table.title_justify = table.caption_justify = "left"
         table.add_column("", no_wrap=True)
         for group, column in self.columns:
-            table.add_column(Text(f"{group}\n{column}"), justify="right")
+            table.add_column(Text(f"{group}\n{column.replace(', ', ',' + chr(10))}"), justify="right")
         wrap = "\n" if len(self.columns) > 4 else " "
         for row in self.row_names:
             values = [Text(row)]
@@ -150,7 +155,7 @@ class Table:
                     best = self.is_best(row, group, column)
                     value = Text(f"{cell.percent}{wrap}± {cell.half_width}", style="bold" if best else "")
                     cost = cell.cost.partition(", ")[2] if shared else cell.cost.replace(", ", "," + wrap)
-                    value.append(f"\n{cost}", style="not bold dim")
+                    value.append(f"\n{cost}" if cost else "", style="not bold dim")
                 values.append(value)
             table.add_row(*values, end_section=row != self.row_names[-1])
         return table

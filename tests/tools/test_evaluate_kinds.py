@@ -51,6 +51,8 @@ def test_open_set(run, tmp_path):
     text = (tmp_path / "open" / "table.md").read_text()
     assert "1-shot AUROC" in text and f"{100 * score['auroc']:.2f} ±" in text and "largest probability" in text
     assert "3 queries of each of 2 unknown classes" in text
+    assert text.count(" s) |") == 1 and "(20 ep) |" in text  # the seconds of the test are told once
+    assert [rows[0][key] for key in ("way", "supports", "queries")] == ["3", "3", "12"]
     assert metrics["kind"]["unknown_ways"] == 2
     (folder,) = (tmp_path / "open" / "pictures").iterdir()
     assert all((folder / f"{name}_1shot.png").is_file() for name in ("open_set", "episode"))
@@ -99,6 +101,9 @@ def test_meta_dataset(run, tmp_path):
     (score,) = metrics["scores"]
     assert (score["k_shot"], score["shots"]) == (3, "variable") and 0 < score["auroc"] < 1
     assert "way (5 to 5), shots and queries of Meta-Dataset" in (tmp_path / "a" / "table.md").read_text()
+    assert (metrics["n_way"], metrics["n_query"], metrics["seed"]) == (None, None, 0)
+    row = episodes_of(tmp_path / "a")[0]
+    assert row["way"] == "5" and 5 <= int(row["supports"]) <= 42 and row["queries"] == "30"  # half of 12 items a class
     with pytest.raises(UserError, match="1 outside the episode, but there are 6: lower max_way to 5"):
         run("b", {"sizes": "meta_dataset", "unknown_ways": 1})
 
@@ -116,6 +121,11 @@ def test_episodes_written_by_one_test_serve_another(run, tmp_path, kind, capsys)
     for key in ("accuracy", "shots", "auroc"):
         assert first["scores"][0].get(key) == second["scores"][0].get(key)
     assert second["episode_file"] == str(file)
+    for key in ("n_way", "n_query", "seed"):
+        assert second[key] == first[key]
+    assert (second["sizes"]["rule"] == "fixed") == ("sizes" not in kind)
+    logits = run("logits", {"open_score": "logit"}, episode_file=str(file))
+    assert ("auroc" in logits["scores"][0]) == (kind == OPEN)
 
 
 def test_one_file_for_every_shot_and_repeat(run, tmp_path, packs):
@@ -152,6 +162,8 @@ def test_a_file_of_other_pictures_is_refused_before_work(run, tmp_path, packs):
         ({"distractors": 3}, "needs kind.distractor_ways"),
         ({"distractor_ways": 3}, "needs kind.distractors"),
         ({"distractor_ways": 3, "unlabelled": 2, "distractors": 0}, "needs kind.distractors"),
+        ({"max_way": 10}, "kind.max_way is of episodes of the Meta-Dataset rule"),
+        ({"open_score": "logit"}, "kind.open_score needs kind.unknown_ways"),
         ({"sizes": "meta_dataset", "max_way": 4}, "kind.max_way must be at least 5"),
     ],
 )

@@ -54,7 +54,7 @@ def test_scikit_learn_is_a_solver_by_name(score, method):
 def test_an_unknown_solver_is_named_with_those_there_are(score):
     with pytest.raises(UserError, match="unknown solver 'lbfgs' of the logistic head; known: newton, sklearn"):
         score("good_embed", solver="lbfgs")
-    with pytest.raises(UserError, match="head of 'protonet' does not take these options.*solver"):
+    with pytest.raises(UserError, match="solver: ProtoNet has none; good_embed, stl_deepbdc and deepemd have"):
         score("protonet", solver="sklearn")
 
 
@@ -78,6 +78,8 @@ def test_simpleshot_takes_the_mean_of_base_classes(score, packs, pretrained, cac
 def test_a_base_that_nobody_uses_is_refused(score, packs):
     with pytest.raises(UserError, match="ProtoNet has no use for the mean feature of base classes"):
         score("protonet", base=packs["train"])
+    with pytest.raises(UserError, match="base names no data set"):
+        score("simpleshot", base="")
     with pytest.raises(UserError, match="base is the centre of variant CL2N"):
         score("simpleshot", base=packs["train"], model=tiny.model("simpleshot", head={"variant": "UN"}))
 
