@@ -193,7 +193,7 @@ def check_extras(extras: Extras, most: int, available: int, variable: bool, what
     if most + extras.other_ways <= available:
         return
     spare = available - extras.other_ways
-    mend = f"lower max_way to {spare}" if variable and spare > 1 else "lower n_way or the number of further classes"
+    mend = f"lower max_way to {spare}" if variable and spare > 1 else "lower n_way, unknown_ways or distractor_ways"
     raise UserError(
         f"{what} need up to {most} classes and {extras.other_ways} outside the episode, but there are {available}"
         f"{dropped}: {mend}"

@@ -200,13 +200,14 @@ def eligible_classes(
     if small.any() and not drop_small:
         raise UserError(
             f"{what} need {need} items in every class, but {listed}: "
-            f"ask for fewer of them, or pass drop_small=True to leave these classes out"
+            "ask for fewer of them, or leave these classes out (drop_small=True; --drop_small in a script)"
         )
     eligible = asked & ~small
     dropped = f" after dropping the classes with fewer than {need} items ({listed})" if small.any() else ""
     available = int(eligible.sum())
     if available < sizes.n_way:
-        raise UserError(f"{what} need {sizes.n_way} classes, but there are {available}{dropped}: lower n_way")
+        mend = "give more classes" if isinstance(sizes, MetaDatasetSizes) else "lower n_way"
+        raise UserError(f"{what} need {sizes.n_way} classes, but there are {available}{dropped}: {mend}")
     check_extras(extras, sizes.most_ways(available), available, isinstance(sizes, MetaDatasetSizes), what, dropped)
     return eligible
 

@@ -29,7 +29,7 @@ from fewshot.tim import TIM
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 CARD_FILE = "covey.json"  # in a .pt2 file; an ONNX file has it under metadata_props["covey"]
-INSTALL_ONNX = "pip install 'covey[onnx]', or pip install -r requirements-onnx.txt"
+INSTALL_ONNX = "pip install -r requirements-onnx.txt"
 
 Program = Callable[[Sequence[np.ndarray]], np.ndarray]
 

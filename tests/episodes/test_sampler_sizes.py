@@ -69,7 +69,7 @@ def test_small_classes_are_all_named():
     message = str(error.value)
     assert "'oboe' has 3" in message and "'drum' has 5" in message and "need 6 items" in message
     assert "lute" not in message and "harp" not in message
-    assert "drop_small=True" in message
+    assert "drop_small=True" in message and "--drop_small" in message
 
 
 def test_small_classes_can_be_dropped():

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from backbones.errors import UserError
-from tools.grid.job import Outcome, run_job
+from tools.grid.job import Outcome, count, run_job
 from tools.grid.local_engine import needed, settled, unmet
 from tools.grid.plan import Job
 
-MISSING = "--engine ray needs Ray: pip install 'ray[default]>=2.9' (or pip install 'covey[ray]')"
+MISSING = "--engine ray needs Ray: pip install -r requirements-ray.txt"
 # Ray speaks gRPC, and so HTTP/2 (RFC 9113, 3.4): each side begins with a frame of settings.
 SETTINGS = b"\x04"
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + SETTINGS + bytes(5)
@@ -47,11 +47,17 @@ def import_ray() -> Any:
 
 
 def probe(address: str, timeout_s: float = 3.0) -> None:
-    """Raise UserError unless Ray answers at HOST:PORT or ray://HOST:PORT; Ray itself would try for minutes."""
-    if address == "auto":  # the cluster that was started last on this machine, which may be gone
-        address = _last_started() or "auto"
-    if address in ("auto", "local"):
+    """Raise UserError unless Ray answers at HOST:PORT or ray://HOST:PORT; Ray itself would try for minutes.
+
+    address: also auto, the cluster that was started last on this machine, which may be gone; or local, a new one.
+    """
+    if address == "local":
         return
+    if address == "auto" and (address := os.environ.get("RAY_ADDRESS") or _last_started()) is None:
+        raise UserError(
+            "no Ray cluster was started on this machine for --address auto to join: start one with 'ray start --head', "
+            "give its HOST:PORT, or no address for a cluster of this run alone"
+        )
     found = re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d+)", address)
     if not found or not 0 < int(found[2]) < 65536:
         raise UserError(f"the Ray address '{address}' is none of HOST:PORT, ray://HOST:PORT and auto")
@@ -72,10 +78,15 @@ def _last_started() -> str | None:
     return note.read_text().strip() if note.is_file() else None
 
 
+def address_of(given: str | None) -> str:
+    """Return where to look for a cluster: the option, else what Ray's environment says, else a new one."""
+    return given or os.environ.get("RAY_ADDRESS") or "local"
+
+
 def connect(room: Room) -> Any:
     """Join the cluster, or start one on this machine; returns the module `ray`. Raises UserError if it cannot."""
     ray = import_ray()
-    address = room.address or os.environ.get("RAY_ADDRESS") or "local"
+    address = address_of(room.address)
     probe(address)
     home = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
@@ -102,8 +113,8 @@ def resources(ray: Any, room: Room) -> dict[str, float]:
     wanted = {"num_cpus": room.cpus * room.devices, "num_gpus": gpus}
     if not any(node.get("CPU", 0) >= wanted["num_cpus"] and node.get("GPU", 0) >= gpus for node in nodes):
         raise UserError(
-            f"no machine of the Ray cluster has the {wanted['num_cpus']} CPUs and {gpus:g} GPUs of a job: lower "
-            "cpus_per_job, gpus_per_job or machine.devices"
+            f"no machine of the Ray cluster has the {count(wanted['num_cpus'], 'CPU')} and {count(gpus, 'GPU')} of a "
+            "job: lower cpus_per_job, gpus_per_job or machine.devices"
         )
     return wanted
 
@@ -160,7 +171,12 @@ def fetch(ray: Any, reference: Any, job: Job, repeats: int) -> Outcome:
     try:
         return Outcome(**ray.get(reference))
     except ray.exceptions.WorkerCrashedError:
-        return Outcome(job.name, f"its worker died {repeats + 1} times: killed, or without memory")
+        return Outcome(job.name, f"its worker died {times(repeats + 1)}: killed, or without memory")
     except ray.exceptions.RayError as error:
         first = (str(error).strip().splitlines() or [""])[-1]
         return Outcome(job.name, f"Ray could not do it: {type(error).__name__}: {first}")
+
+
+def times(number: int) -> str:
+    """Say how often: once, 2 times."""
+    return "once" if number == 1 else f"{number} times"
