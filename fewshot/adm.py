@@ -5,15 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from backbones import UserError
 from fewshot.prototypes import (
     at_least_float32,
     check_episodes,
     class_sums,
+    drop_padding,
     group_by_class,
     mask_absent,
     membership,
     unit,
 )
+
+MOST_SPREAD = 1e5  # total variance over ridge that float32 holds: beyond it rounding reaches the ridge
 
 
 def gaussian_kl(
@@ -24,13 +28,21 @@ def gaussian_kl(
     support (E, S, C, M), query (E, Q, C, M): maps with their M positions flattened. A query's Gaussian comes from its
     M descriptors, a class's from the descriptors of all its supports: covariance divided by (number - 1), plus
     ridge * I, which keeps it invertible when C exceeds the number of descriptors. M = 1 is refused for a query.
+    Features that vary by far more than the ridge (tokens of a ViT, say) are computed in float64: in float32 their
+    covariances are not positive definite.
     Returns KL(q || c) (E, Q, K) = 0.5 [tr(S_c^-1 S_q) + (m_q-m_c)^T S_c^-1 (m_q-m_c) - C + logdet S_c - logdet S_q].
     """
     n_channels, n_positions = query.shape[-2:]
     if n_positions < 2:
-        raise ValueError(
+        raise UserError(
             f"ADM needs maps of at least two positions for a covariance, got {tuple(query.shape)} (E, Q, C, positions)"
+            ": take larger pictures, or a backbone with a larger map"
         )
+    if query.dtype != torch.float64 and (
+        torch.compiler.is_compiling() or _spread(support, query) > MOST_SPREAD * ridge
+    ):
+        kl, counts = gaussian_kl(support.double(), support_labels, query.double(), n_way, ridge)
+        return kl.to(query.dtype), counts.to(query.dtype)
     eye = ridge * torch.eye(n_channels, dtype=query.dtype, device=query.device)
     sums, counts = class_sums(support.sum(-1), support_labels, n_way)
     number = counts.clamp(min=1) * n_positions
@@ -54,6 +66,12 @@ def gaussian_kl(
     query_logdet = 2 * torch.linalg.cholesky(query_cov).diagonal(dim1=-2, dim2=-1).log().sum(-1)
     volume = class_logdet.unsqueeze(1) - query_logdet.unsqueeze(2)
     return 0.5 * (trace + distance - n_channels + volume), counts
+
+
+@torch.no_grad()
+def _spread(support: Tensor, query: Tensor) -> float:
+    """Return the largest total variance of the descriptors of a map; of a class, up to the shift between its maps."""
+    return max(float(x.var(-1).sum(-1).max()) if x.numel() else 0.0 for x in (support, query))
 
 
 def image_to_class(support: Tensor, support_labels: Tensor, query: Tensor, n_way: int, top_k: int = 3) -> Tensor:
@@ -100,7 +118,7 @@ class ADM(nn.Module):
                 f"this ADM head was built for {self.n_way}-way episodes and got {n_way}-way ones: "
                 "its batch norm has a column for every class (ADM(n_way=None) takes any number)"
             )
-        support, query = (x.flatten(3) for x in at_least_float32(support, query))
+        support, query = (x.flatten(3) for x in at_least_float32(drop_padding(support, support_labels), query))
         with torch.autocast(support.device.type, enabled=False):
             kl, counts = gaussian_kl(support, support_labels, query, n_way, self.ridge)
             local = image_to_class(support, support_labels, query, n_way, self.top_k)

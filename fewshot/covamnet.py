@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewshot.prototypes import at_least_float32, check_episodes, class_sums, mask_absent, membership
+from backbones import UserError
+from fewshot.prototypes import at_least_float32, check_episodes, class_sums, drop_padding, mask_absent, membership
 
 
 def class_covariances(support: Tensor, support_labels: Tensor, n_way: int) -> tuple[Tensor, Tensor]:
@@ -53,7 +54,12 @@ class CovaMNet(nn.Module):
     def forward(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int | None = None) -> Tensor:
         """(E, S, C, H, W), (E, S), (E, Q, C, H, W) -> logits (E, Q, K); -inf for a class without support."""
         n_way = check_episodes(support, support_labels, query, n_way)
-        support, query = (x.flatten(3) for x in at_least_float32(support, query))
+        support, query = (x.flatten(3) for x in at_least_float32(drop_padding(support, support_labels), query))
+        if query.shape[-1] < 2:
+            raise UserError(
+                f"CovaMNet takes the mean off a query's descriptors, and maps of one position, {tuple(query.shape)} "
+                "(E, Q, C, positions), leave nothing: take larger pictures, or a backbone with a larger map"
+            )
         if query.shape[-1] != (self.n_positions or query.shape[-1]):
             raise ValueError(
                 f"this CovaMNet head has a weight for each of {self.n_positions} positions and the maps have "

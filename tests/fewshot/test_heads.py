@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fewshot.adm import ADM
+from backbones import UserError
+from fewshot.adm import ADM, gaussian_kl
+from fewshot.covamnet import CovaMNet
 from fewshot.deepemd import DeepEMD
 from fewshot.losses import cross_entropy
 from fewshot.meta_deepbdc import MetaDeepBDC
@@ -215,6 +217,35 @@ def test_adm_refuses_a_single_position():
     data = random_episodes((4, 1, 1))
     with pytest.raises(ValueError, match="at least two positions"):
         ADM().double()(data.support, data.labels, data.query)
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_adm_takes_features_that_vary_by_far_more_than_its_ridge(scale):
+    """Their covariance is not positive definite in float32, and its rounding decides between classes before that."""
+    draw = torch.Generator().manual_seed(0)
+    common = torch.randn(96, 1, generator=draw) @ torch.randn(1, 30, generator=draw)
+    maps = scale * (torch.randn(1, 8, 96, 30, generator=draw) + 10 * common)
+    labels = torch.arange(5)[None]
+    kl, _ = gaussian_kl(maps[:, :5], labels, maps[:, 5:], 5)
+    expected, _ = gaussian_kl(maps[:, :5].double(), labels, maps[:, 5:].double(), 5)
+    assert kl.dtype == torch.float32
+    torch.testing.assert_close(kl.double(), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("head", [ADM, CovaMNet])
+def test_padding_that_is_not_a_number_does_not_reach_a_gradient(head):
+    data = random_episodes(MAP, (2, 1))
+    labels = data.labels.clone()
+    labels[:, -1] = -1
+    support = data.support.masked_fill((labels < 0)[..., None, None, None], float("nan")).requires_grad_()
+    head().double().eval()(support, labels, data.query, n_way=3)[..., : int(labels.max()) + 1].sum().backward()
+    assert torch.isfinite(support.grad).all()
+
+
+def test_covamnet_refuses_a_single_position():
+    data = random_episodes((4, 1, 1))
+    with pytest.raises(UserError, match="maps of one position"):
+        CovaMNet().double()(data.support, data.labels, data.query)
 
 
 def test_adm_norm_learns_statistics_in_train_mode():
