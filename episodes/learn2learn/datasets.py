@@ -81,8 +81,18 @@ class MetaSet:
     def __getitem__(self, index: int) -> tuple[Any, int]:
         image = self.meta[int(index)][0]
         if isinstance(image, Tensor):
-            image = (as_rgb(image[None])[0] * (255 / self.largest)).round().clamp(0, 255).to(torch.uint8)
+            image = _eight_bits(as_rgb(image[None])[0], self.largest)
         return image, int(self.labels[index])
+
+
+def _eight_bits(image: Tensor, largest: float) -> Tensor:
+    low, high = float(image.min()), float(image.max())
+    if low < -0.01 * largest or high > 1.01 * largest:  # interpolation may overshoot by a little
+        raise UserError(
+            f"an image of the meta data set has values from {low:g} to {high:g}, not from 0 to largest={largest:g}: "
+            "pass the value of white (largest=255?), and images that are not normalised"
+        )
+    return (image * (255 / largest)).round().clamp(0, 255).to(torch.uint8)
 
 
 def from_meta_dataset(meta: Any, largest: float = 1.0) -> MetaSet:

@@ -33,7 +33,13 @@ class Prepare:
     largest: float = 1.0
 
     def __call__(self, images: Tensor) -> Tensor:
-        images = as_rgb(images) / self.largest
+        images = as_rgb(images)
+        if (high := float(images.max())) > 1.01 * self.largest:
+            raise UserError(
+                f"the images of a task go up to {high:g}, above largest={self.largest:g}, the value of white: pass "
+                "largest=255?"
+            )
+        images = images / self.largest
         if images.shape[-2:] != (self.size, self.size):
             images = nn.functional.interpolate(
                 images, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False
@@ -87,6 +93,9 @@ class TaskEpisodes(Dataset):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        for name, value in (("k_shot", k_shot), ("n_tasks", n_tasks), ("tasks_per_step", tasks_per_step)):
+            if value is not None and value < 1:
+                raise UserError(f"{name} must be at least 1, not {value}")
         endless = getattr(tasks, "num_tasks", 0) == -1
         if n_tasks is None and endless:
             raise UserError("this task set has no end (num_tasks=-1): say n_tasks, how many of its tasks to take")
@@ -161,6 +170,11 @@ def evaluate_tasks(
     Returns accuracies, mean and interval as every evaluation here. A task set does not say which class a label stands
     for, so the confusion is between the labels 0.. of the tasks.
     """
+    if getattr(head, "adapts", False) and not hasattr(head, "encoder"):
+        raise UserError(
+            "this head adapts the network to an episode: pass fewshot.maml.with_encoder(head, encoder) as the head and "
+            "fewshot.maml.as_they_are as encode"
+        )
     head.eval()
     episodes = TaskEpisodes(tasks, k_shot, n_tasks, tasks_per_step, seed, prepare)
     accuracies, pairs, started = [], [], time.perf_counter()

@@ -227,6 +227,37 @@ def test_a_meta_data_set_is_a_data_set_of_ours(l2l):
     assert evaluate(flat, NearestMean(), shown, EpisodeSampler(mine.labels, 2, 1, 2, 10), show=False).mean > 0.5
 
 
+def test_pictures_in_another_range_are_refused(l2l):
+    with pytest.raises(UserError, match="not from 0 to largest=1"):
+        from_meta_dataset(to_meta_dataset(pictures()))[0]  # normalised
+    raw = to_meta_dataset(array_set(), lambda image: image.float())
+    with pytest.raises(UserError, match="largest=255"):
+        from_meta_dataset(raw)[0]
+    assert torch.equal(from_meta_dataset(raw, largest=255)[0][0], array_set()[0][0])
+    with pytest.raises(UserError, match="above largest=1"):
+        Prepare(8, (0.5,) * 3, (0.5,) * 3)(torch.full((1, 3, 8, 8), 200.0))
+
+
+@pytest.mark.parametrize("option", ["k_shot", "n_tasks", "tasks_per_step"])
+def test_numbers_of_tasks_start_at_one(option):
+    with pytest.raises(UserError, match=f"{option} must be at least 1, not 0"):
+        TaskEpisodes([(torch.zeros(2, 3, 8, 8), torch.tensor([0, 0]))], **{"k_shot": 1, option: 0})
+
+
+def test_a_head_that_adapts_the_network_brings_it_along(l2l):
+    from fewshot.maml import MAML, as_they_are, with_encoder
+
+    tasks = to_task_dataset(pictures(), n_way=2, k_shot=1, n_query=1, num_tasks=2)
+
+    class Encoder(torch.nn.Sequential):
+        out_dim = 3
+
+    encoder = Encoder(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    with pytest.raises(UserError, match="with_encoder"):
+        evaluate_tasks(encoder, MAML(), tasks, k_shot=1)
+    assert len(evaluate_tasks(as_they_are, with_encoder(MAML(), encoder), tasks, k_shot=1).accuracies) == 2
+
+
 def test_own_random_is_seeded_and_leaves_no_trace():
     state = random.getstate()
     drawn = []
