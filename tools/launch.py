@@ -44,7 +44,12 @@ def open_fabric(machine: Machine, seed: int) -> lightning_fabric.Fabric:
             fabric = _fabric(machine, devices, nodes, _strategy(fabric, machine))
             follow_the_launcher()
         fabric.launch()
-    except (ValueError, RuntimeError, lightning_fabric.utilities.exceptions.MisconfigurationException) as error:
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+        lightning_fabric.utilities.exceptions.MisconfigurationException,
+    ) as error:
         if isinstance(error, UserError):
             raise
         reason = "the processes did not find each other in time" if lost(error) else str(error).splitlines()[0]

@@ -159,6 +159,12 @@ def test_a_batch_script_without_srun_is_one_process(monkeypatch):
     assert open_fabric(Machine(accelerator="cpu"), 0).world_size == 1
 
 
+@pytest.mark.parametrize("devices", ["abc", -2, 0])
+def test_devices_that_are_none_are_refused(devices):
+    with pytest.raises(UserError, match="cannot use this machine as asked"):
+        open_fabric(Machine(accelerator="cpu", devices=devices), 0)
+
+
 def test_synchronised_batch_statistics_need_gpus():
     with pytest.raises(UserError, match="sync_batchnorm needs GPUs"):
         open_fabric(Machine(accelerator="cpu", devices=2, sync_batchnorm=True), 0)
