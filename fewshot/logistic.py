@@ -17,8 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewshot.newton import minimise
+from fewshot.newton import BLOCK_NUMBERS, Optimum, minimise
 from fewshot.prototypes import check_episodes, drop_padding, membership
+from fewshot.trimmed import trimmed_blocks
+
+WEIGHTS_GAIN = 4  # how many times fewer products the weights must need before they replace the Gram matrix
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,22 @@ class LogisticFit:
     iterations: int
 
     def decision(self, query: Tensor) -> Tensor:
-        """Return the logits (E, Q, K), float64, of query rows (E, Q, D) through the query-support Gram matrix."""
+        """Return the logits (E, Q, K), float64, of query rows (E, Q, D).
+
+        They go through the query-support Gram matrix, or through the weights where those are much cheaper: with many
+        more rows than classes.
+        """
         query = query.to(self.support.dtype)
-        gram = _gram(query, self.support, row_scale(query, self.norm_eps), self.scale)
-        logits = gram @ self.dual + self.intercept.unsqueeze(1)
+        scale = row_scale(query, self.norm_eps)
+        n_support, n_query, n_way = self.support.shape[1], query.shape[1], self.dual.shape[2]
+        if WEIGHTS_GAIN * n_way * (n_support + n_query) < n_query * n_support:
+            weights = (self.dual * self.scale.unsqueeze(-1)).to(query.dtype)
+            with torch.autocast(query.device.type, enabled=False):
+                logits = (query @ (weights.transpose(1, 2) @ self.support).transpose(1, 2)).double()
+            logits = logits * scale.unsqueeze(-1)
+        else:
+            logits = _gram(query, self.support, scale, self.scale) @ self.dual
+        logits = logits + self.intercept.unsqueeze(1)
         return logits.masked_fill(~self.present.unsqueeze(1), float("-inf"))
 
     def probabilities(self, query: Tensor) -> Tensor:
@@ -105,9 +120,11 @@ def fit_logistic(
     elif support.dtype in (torch.float16, torch.bfloat16):
         support = support.float()
     scale = row_scale(support, norm_eps) * (labels >= 0)
-    gram = _gram(support, support, scale, scale)
     target = membership(labels, n_way, torch.float64)
-    optimum = minimise((gram + gram.transpose(1, 2)) / 2, target, C, tol, max_iter)
+    if bool((labels < 0).any()) or not bool(target.any(1).all()):
+        optimum = _solve_trimmed(support, scale, labels, n_way, C, tol, max_iter)
+    else:
+        optimum = _solve(support, scale, target, C, tol, max_iter)
     converged = optimum.gradient_norm <= tol
     if not bool(converged.all()):
         warnings.warn(
@@ -128,6 +145,28 @@ def fit_logistic(
         converged=converged,
         iterations=optimum.iterations,
     )
+
+
+def _solve(support: Tensor, scale: Tensor, target: Tensor, C: float, tol: float, max_iter: int) -> Optimum:
+    gram = _gram(support, support, scale, scale)
+    return minimise((gram + gram.transpose(1, 2)) / 2, target, C, tol, max_iter)
+
+
+def _solve_trimmed(
+    support: Tensor, scale: Tensor, labels: Tensor, n_way: int, C: float, tol: float, max_iter: int
+) -> Optimum:
+    """Solve episodes of unequal size in blocks of like size: a Newton step costs S^3 K, so padding is dear."""
+    dual = scale.new_zeros(*labels.shape, n_way)
+    intercept, norm = scale.new_zeros(len(labels), n_way), scale.new_zeros(len(labels))
+    iterations = 0
+    for block in trimmed_blocks(labels, n_way, BLOCK_NUMBERS):
+        target = membership(block.labels, block.classes.shape[1], torch.float64)
+        part = _solve(block.take(support), block.take(scale), target, C, tol, max_iter)
+        block.put(dual, part.dual)
+        block.put(intercept, part.intercept)
+        norm[block.episodes] = part.gradient_norm
+        iterations = max(iterations, part.iterations)
+    return Optimum(dual, intercept, norm, iterations)
 
 
 @torch.no_grad()

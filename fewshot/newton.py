@@ -11,8 +11,9 @@ size S for every class, it is E - E 1 (sum_c E_c)^-1 1^T E (Rasmussen and Willia
 Learning, equation 3.46 and algorithm 3.3). G itself is never inverted, so a singular Gram matrix (repeated supports,
 more rows than dimensions) does no harm.
 
-Two phases: conjugate gradients preconditioned by the cheap curvature of the start, which suffice for the usual small C,
-then Newton steps with a line search for the episodes that are left.
+Two phases: conjugate gradients preconditioned by the cheap curvature of the start, which suffice for the usual small C
+and for large episodes, where a Newton step costs as much as hundreds of them; then Newton steps with a line search for
+the episodes that are left.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from torch import Tensor
 
 MAX_CONJUGATE_STEPS = 20
 CHECK_EVERY = 4  # conjugate steps, in which the gradient has to fall to a tenth
+PATIENCE_ROWS = 40  # both numbers are of episodes up to this many rows, and grow in proportion: a Newton step costs
+# S^3 K against S^2 K of a conjugate step
 BLOCK_NUMBERS = 2**20  # float64 numbers of E_c at a time: 8 MB, near the cache, whatever the number of episodes
 
 
@@ -115,25 +118,32 @@ def _conjugate_phase(
 
     At the start all classes are equally likely, and Newton's step needs one factor instead of one per class. While
     the probabilities stay near that, few such steps reach the optimum. An episode leaves when a step triples its
-    gradient (that step is not taken) or a few steps gain too little; the Newton phase then finishes it.
+    gradient (that step is not taken) or some steps gain too little; the Newton phase then finishes it.
     """
     real = target.sum(-1)
-    n_present = (target.sum(1) > 0).sum(-1).clamp(min=1)
+    shift = ((target.sum(1) > 0).sum(-1).clamp(min=1) / C)[:, None, None]
     inner = gram.clone()
-    inner.diagonal(dim1=1, dim2=2).add_((n_present / C).unsqueeze(1))
+    inner.diagonal(dim1=1, dim2=2).add_(shift[..., 0])
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(inner))
-    unit = (inverse @ real.unsqueeze(-1)).squeeze(-1)
+    unit = inverse @ real.unsqueeze(-1)
+    unit_scores = real.unsqueeze(-1) - shift * unit  # G unit
     gradient = _gradient(gram, target, C, point)
+    growth = (real.sum(1) / PATIENCE_ROWS).clamp(min=1)
+    check_every, limit = (CHECK_EVERY * growth).round(), (MAX_CONJUGATE_STEPS * growth).round()
     mark = gradient.norm
     active = gradient.norm > tol
     direction = previous = energy = None
-    for iteration in range(MAX_CONJUGATE_STEPS):
+    iteration = 0
+    for iteration in range(1, int(limit.max()) + 1):
         if not bool(active.any()):
-            return point, gradient, iteration
-        image = inverse @ gradient.image
-        step_b = ((image * real.unsqueeze(-1)).sum(1) - gradient.slope_b) / unit.sum(1, keepdim=True)
-        step = image - unit.unsqueeze(-1) * step_b.unsqueeze(1) - gradient.gap
-        step = _Point(step, gram @ step, step_b)
+            iteration -= 1
+            break
+        # (G + shift)^-1 G gap = gap - shift (G + shift)^-1 gap, which spares a product with G for the step's scores
+        solved = shift * (inverse @ gradient.gap)
+        image = gradient.gap - solved
+        step_b = ((image * real.unsqueeze(-1)).sum(1) - gradient.slope_b) / unit.sum(1)
+        by = step_b.unsqueeze(1)
+        step = _Point(-solved - unit * by, -shift * image - unit_scores * by, step_b)
         fall = -gradient.along(step)
         if direction is None:
             direction = step
@@ -146,11 +156,12 @@ def _conjugate_phase(
         active = active & (fresh.norm < 3 * gradient.norm)
         point = _Point(*(_where(active, a, b) for a, b in zip(moved, point, strict=True)))
         gradient = _Gradient(*(_where(active, a, b) for a, b in zip(fresh, gradient, strict=True)))
-        active = active & (gradient.norm > tol)
-        if iteration % CHECK_EVERY == CHECK_EVERY - 1:
-            active = active & (gradient.norm < mark / 10)
-            mark = gradient.norm
-    return point, gradient, MAX_CONJUGATE_STEPS
+        due = iteration % check_every == 0
+        stalled = due & ((gradient.norm >= mark / 10) | (iteration >= limit))
+        active = active & (gradient.norm > tol) & ~stalled
+        mark = torch.where(due, gradient.norm, mark)
+    point = point._replace(scores=gram @ point.dual)  # their own rounding must not hide in the norm
+    return point, _gradient(gram, target, C, point), iteration
 
 
 def _curvature(step: _Point, probability: Tensor, C: float) -> Tensor:
@@ -163,17 +174,26 @@ def _curvature(step: _Point, probability: Tensor, C: float) -> Tensor:
 def _newton_phase(
     gram: Tensor, target: Tensor, C: float, tol: float, max_iter: int, point: _Point
 ) -> tuple[_Point, Tensor, int]:
-    """Newton's method with a line search, from anywhere."""
-    active = torch.ones(len(target), dtype=torch.bool, device=target.device)
+    """Newton's method with a line search, from anywhere; episodes leave the batch as they converge."""
+    whole, norms = _Point(*(t.clone() for t in point)), gram.new_empty(len(gram))
+    index = torch.arange(len(gram), device=gram.device)  # the episodes at work
     for iteration in range(max_iter + 1):
         gradient = _gradient(gram, target, C, point)
-        active = active & (gradient.norm > tol)
-        if iteration == max_iter or not bool(active.any()):
+        norms[index] = gradient.norm
+        left = (gradient.norm > tol).nonzero().squeeze(1)
+        if iteration == max_iter or not len(left):
             break
+        if len(left) < len(index):
+            for to, values in zip(whole, point, strict=True):
+                to[index] = values
+            index, gram, target = index[left], gram[left], target[left]
+            point, gradient = _Point(*(t[left] for t in point)), _Gradient(*(t[left] for t in gradient))
         step = _newton_step(gram, target, C, gradient)
-        slope = gradient.along(step)
-        point = point.moved(step, _line_search(point, step, slope, active, target, C))
-    return point, gradient.norm, iteration
+        dual, _, intercept = point.moved(step, _line_search(point, step, gradient.along(step), target, C))
+        point = _Point(dual, gram @ dual, intercept)  # anew: with a large C, rounding would add up from step to step
+    for to, values in zip(whole, point, strict=True):
+        to[index] = values
+    return whole, norms, iteration
 
 
 def _newton_step(gram: Tensor, target: Tensor, C: float, gradient: _Gradient) -> _Point:
@@ -208,14 +228,14 @@ def _newton_step(gram: Tensor, target: Tensor, C: float, gradient: _Gradient) ->
     return _Point(step, gram @ step, step_b)
 
 
-def _line_search(point: _Point, step: _Point, slope: Tensor, active: Tensor, target: Tensor, C: float) -> Tensor:
-    """Return step lengths (E,): 1, halved until the objective falls enough (Armijo); 0 for finished episodes."""
+def _line_search(point: _Point, step: _Point, slope: Tensor, target: Tensor, C: float) -> Tensor:
+    """Return step lengths (E,): 1, halved until the objective falls enough (Armijo)."""
     value = _objective(point, target, C)
     slack = 1e-12 * (1 + value.abs())  # at the optimum the fall is below the rounding of the objective
-    length = active.to(value.dtype)
+    length = torch.ones_like(value)
     for _ in range(40):
         too_long = _objective(point.moved(step, length), target, C) > value + 1e-4 * length * slope + slack
-        if not bool((too_long & active).any()):
+        if not bool(too_long.any()):
             break
         length = torch.where(too_long, length / 2, length)
     return length

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fewshot import newton
+from fewshot import logistic, newton
 from fewshot.good_embed import GoodEmbed, normalise
 from fewshot.logistic import fit_logistic, fit_sklearn
 from fewshot.stl_deepbdc import STLDeepBDC
@@ -99,6 +99,64 @@ def test_blocks_of_episodes_change_nothing(monkeypatch):
     whole = fit_logistic(data.support, data.labels)
     monkeypatch.setattr(newton, "BLOCK_NUMBERS", 1)
     torch.testing.assert_close(fit_logistic(data.support, data.labels).dual, whole.dual, rtol=1e-9, atol=1e-12)
+
+
+def variable_episodes(sizes=((2, 2), (9, 4, 30), (1, 1, 1, 1, 1), (20, 3), (40, 25)), length=12, n_way=7):
+    """Episodes of unequal numbers of rows and classes, padded, the real rows and classes anywhere in the batch."""
+    generator = torch.Generator().manual_seed(0)
+    width = max(sum(shots) for shots in sizes) + 3
+    labels = torch.full((len(sizes), width), -1)
+    support = torch.full((len(sizes), width, length), float("nan"), dtype=torch.float64)
+    centres = torch.randn(n_way, length, generator=generator, dtype=torch.float64)
+    for episode, shots in enumerate(sizes):
+        classes = torch.randperm(n_way, generator=generator)[: len(shots)].repeat_interleave(torch.tensor(shots))
+        rows = torch.randperm(width, generator=generator)[: len(classes)]
+        labels[episode, rows] = classes
+        noise = torch.randn(len(rows), length, generator=generator, dtype=torch.float64)
+        support[episode, rows] = centres[classes] + noise
+    return support, labels, n_way
+
+
+@pytest.mark.parametrize("C", [0.1, 2.0, 50.0])
+@pytest.mark.parametrize("numbers", [1, newton.BLOCK_NUMBERS])
+def test_padded_episodes_of_unequal_size_are_fitted_as_if_alone(monkeypatch, C, numbers):
+    monkeypatch.setattr(logistic, "BLOCK_NUMBERS", numbers)
+    support, labels, n_way = variable_episodes()
+    query = torch.randn(len(labels), 80, support.shape[2], dtype=torch.float64)
+    fit = fit_logistic(support, labels, n_way, C, norm_eps=1e-6, tol=1e-11)
+    assert fit.converged.all()
+    decision, coef = fit.decision(query), fit.coef()
+    theirs, _ = fit_sklearn(normalise(support), labels, n_way, C, max_iter=20_000)
+    torch.testing.assert_close(coef, theirs, rtol=1e-4, atol=1e-4)
+    for episode, rows in enumerate(labels >= 0):
+        classes, own = labels[episode][rows].unique(return_inverse=True)
+        alone = fit_logistic(support[episode][rows][None], own[None], C=C, norm_eps=1e-6, tol=1e-11)
+        torch.testing.assert_close(coef[episode, classes], alone.coef()[0], rtol=1e-7, atol=1e-8)
+        torch.testing.assert_close(
+            decision[episode][:, classes], alone.decision(query[episode][None])[0], rtol=1e-7, atol=1e-8
+        )
+        absent = torch.ones(n_way, dtype=torch.bool).index_fill(0, classes, False)
+        assert (decision[episode][:, absent] == float("-inf")).all()
+        assert (fit.dual[episode][~rows] == 0).all()
+
+
+def test_many_rows_are_decided_through_the_weights_and_few_through_the_gram_matrix(monkeypatch):
+    support, labels, n_way = variable_episodes()
+    query = torch.randn(len(labels), 80, support.shape[2], dtype=torch.float64)
+    fit = fit_logistic(support, labels, n_way, 2.0, norm_eps=1e-6)
+    both = []
+    for gain in (0, 10**9):  # always, never
+        monkeypatch.setattr(logistic, "WEIGHTS_GAIN", gain)
+        both.append(fit.decision(query))
+    torch.testing.assert_close(*both, rtol=1e-10, atol=1e-12)
+
+
+def test_a_large_episode_needs_no_newton_step(monkeypatch):
+    """Where a Newton step costs as much as a hundred conjugate ones, those get the time that they need."""
+    monkeypatch.setattr(newton, "_newton_step", None)  # to call it would fail
+    support, labels, n_way = variable_episodes(sizes=((50, 60, 40, 50), (70, 80)), length=60)
+    for C in (0.1, 2.0):
+        assert fit_logistic(support, labels, n_way, C, norm_eps=1e-6).converged.all()
 
 
 def test_repeated_rows_and_more_rows_than_dimensions():
