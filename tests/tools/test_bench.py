@@ -145,7 +145,14 @@ def test_sampler_case_says_what_it_compares():
     assert all(case.unit_count == sampler.EPISODES for case in cases)
 
 
-@pytest.mark.parametrize("build", [lambda: prototypes.case(6, 20, 8), lambda: logistic.case(1, 60, 6, 20, 8, 1)])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: prototypes.case(6, 20, 8),
+        lambda: logistic.case(1, 60, 6, 20, 8, 1),
+        lambda: logistic.variable_case(8, 20, 16, 8),
+    ],
+)
 def test_stored_features_and_the_plain_loop_score_alike(build):
     case = build()
     ours, plain = case.ours(), case.other()

@@ -18,6 +18,7 @@ def cases(device: str = "cpu") -> Iterator[Case]:
     for length in SETS:
         for k_shot in PENALTY:
             yield case(k_shot, length, *SETS[length], device=device)
+    yield variable_case(device=device)
 
 
 def case(
@@ -72,3 +73,50 @@ def case(
     return Case(
         name, shape, ours, other, other_name, repeats, episodes, device, other_episodes, other_episodes is not None
     )
+
+
+def variable_case(
+    n_classes: int = 40,
+    n_items: int = 100,
+    length: int = 512,
+    episodes: int = 32,
+    repeats: int = 3,
+    device: str = "cpu",
+) -> Case:
+    """Compare on episodes of 5 to 50 classes and up to 500 support rows, in one padded batch.
+
+    Only the fit and the prediction count. scikit-learn runs with its defaults, one episode after the other, without
+    padding; the head goes on to a gradient of 1e-8.
+    """
+    import torch
+    from sklearn.linear_model import LogisticRegression
+
+    from episodes.evaluate import take
+    from episodes.sampler import EpisodeSampler
+    from episodes.sizes import MetaDatasetSizes
+    from fewshot.stl_deepbdc import STLDeepBDC
+    from tools.bench.stored import class_features
+
+    features, labels = class_features(n_classes, n_items, length)
+    penalty = PENALTY[5]
+    head = STLDeepBDC(C=penalty).to(device)
+    batch = EpisodeSampler(labels, n_episodes=episodes, variable=MetaDatasetSizes()).batch(list(range(episodes)))
+    support, query = take(features, batch.support), take(features, batch.query)
+    support_labels, query_labels = torch.tensor(batch.support_labels), torch.tensor(batch.query_labels)
+
+    def ours() -> object:
+        arguments = (x.to(device) for x in (support, support_labels, query))
+        hits = head(*arguments, batch.classes.shape[1]).argmax(-1).cpu() == query_labels
+        return (hits.sum(1) / (query_labels >= 0).sum(1)).numpy()
+
+    def other() -> object:
+        accuracies = []
+        for x, y, q, q_labels in zip(support, support_labels, query, query_labels, strict=True):
+            train, test = (z / (z.norm(dim=1, keepdim=True) + 1e-6) for z in (x[y >= 0], q[q_labels >= 0]))
+            model = LogisticRegression(C=penalty, max_iter=1000).fit(train.numpy(), y[y >= 0].numpy())
+            accuracies.append(float((model.predict(test.numpy()) == q_labels[q_labels >= 0].numpy()).mean()))
+        return accuracies
+
+    n_way = batch.classes.shape[1]
+    shape = f"{episodes} episodes of variable sizes, up to {support.shape[1]} rows of {n_way} classes, D={length}"
+    return Case("logistic", shape, ours, other, "scikit-learn", repeats, episodes, device)
