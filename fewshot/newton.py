@@ -128,8 +128,8 @@ def _conjugate_phase(
     unit = inverse @ real.unsqueeze(-1)
     unit_scores = real.unsqueeze(-1) - shift * unit  # G unit
     gradient = _gradient(gram, target, C, point)
-    growth = (real.sum(1) / PATIENCE_ROWS).clamp(min=1)
-    check_every, limit = (CHECK_EVERY * growth).round(), (MAX_CONJUGATE_STEPS * growth).round()
+    growth = (real.sum(1) / PATIENCE_ROWS).floor().clamp(min=1)
+    check_every, limit = CHECK_EVERY * growth, MAX_CONJUGATE_STEPS * growth
     mark = gradient.norm
     active = gradient.norm > tol
     direction = previous = energy = None
@@ -156,10 +156,11 @@ def _conjugate_phase(
         active = active & (fresh.norm < 3 * gradient.norm)
         point = _Point(*(_where(active, a, b) for a, b in zip(moved, point, strict=True)))
         gradient = _Gradient(*(_where(active, a, b) for a, b in zip(fresh, gradient, strict=True)))
-        due = iteration % check_every == 0
-        stalled = due & ((gradient.norm >= mark / 10) | (iteration >= limit))
-        active = active & (gradient.norm > tol) & ~stalled
-        mark = torch.where(due, gradient.norm, mark)
+        active = active & (gradient.norm > tol)
+        if iteration % CHECK_EVERY == 0:
+            due = iteration % check_every == 0
+            active = active & ~(due & ((gradient.norm >= mark / 10) | (iteration >= limit)))
+            mark = torch.where(due, gradient.norm, mark)
     point = point._replace(scores=gram @ point.dual)  # their own rounding must not hide in the norm
     return point, _gradient(gram, target, C, point), iteration
 
