@@ -232,7 +232,7 @@ def _check_loss(loss: Tensor, state: Progressed, run: RunFolder | None) -> None:
         place = f"step {state.step + 1} (epoch {state.epoch + 1}, batch {state.in_epoch + 1})"
         raise UserError(
             f"the loss became {loss.item()} at {place}: "
-            f"{_last_good(run)}; lower the rate or clip gradients (--optim.clip_norm)"
+            f"{_last_good(run)}; lower the rate or clip gradients (lr, clip_norm)"
         )
 
 
@@ -241,7 +241,7 @@ def _check_weights(module: nn.Module, state: Progressed, run: RunFolder | None) 
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise UserError(
                 f"{name} is no longer finite after step {state.step} (epoch {state.epoch + 1}): {_last_good(run)}; "
-                "lower the rate or clip gradients (--optim.clip_norm)"
+                "lower the rate or clip gradients (lr, clip_norm)"
             )
 
 

@@ -61,14 +61,15 @@ def run_jobs(config: Benchmark, jobs, root, journal) -> dict:
 
 def show_plan(config: Benchmark, jobs, root) -> dict:
     """Print every job and whether it is done."""
+    from tools.grid.job import count
     from tools.grid.local_engine import settled
 
     done = {outcome.name for outcome in settled(jobs, root)}
     for job in jobs:
-        cells = f", {len(job.cells)} cell{'s' if len(job.cells) > 1 else ''}" if job.cells else ""
+        cells = f", {count(len(job.cells), 'cell')}" if job.cells else ""
         print(f"{'done ' if job.name in done else 'to do'}  {job.title}{cells}")
     cells = sum(len(job.cells) for job in jobs)
-    print(f"{len(jobs)} jobs, {len(done)} of them done, {cells} cells; {root}")
+    print(f"{count(len(jobs), 'job')}, {len(done)} done, {count(cells, 'cell')}; {root}")
     return {"jobs": len(jobs), "done": len(done), "cells": cells, "failed": []}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
 from markupsafe import Markup, escape
@@ -11,6 +12,8 @@ from tools.table import Table
 
 WIDTH = 320  # units of every chart; a card of the page is about as many pixels wide, so that 11 units can be read
 LEFT, RIGHT_EDGE = 40, 314
+MARK = 12  # units between the marks of a method's columns
+LONGEST = 18  # letters of a method's name in one line
 MOST_POINTS = 200  # as many hover strips as a chart can use; of longer runs every n-th epoch gets one
 
 
@@ -181,10 +184,20 @@ def group_ticks(table: Table) -> dict[str, list[float]]:
     return ticks
 
 
+def _lines(name: str) -> list[str]:
+    """Break the name of a method into two lines of at most LONGEST letters, cut where that is not enough."""
+    lines = textwrap.wrap(name, 15 if len(name) < 20 else LONGEST, break_on_hyphens=False) or [""]
+    lines = [lines[0], " ".join(lines[1:])] if len(lines) > 1 else lines
+    return [line if len(line) <= LONGEST else line[: LONGEST - 1] + "…" for line in lines]
+
+
 def comparison_svg(table: Table, group: str) -> Markup:
     """Draw one group of columns: a row a method, in it a mark with its interval for each column."""
     ticks = group_ticks(table)[group]
-    left, pitch, top = 104, 36, 8
+    columns = dict(table.column_groups)[group]
+    names = {row: _lines(row) for row in table.row_names}
+    left = max(104, 10 + 6.7 * max(len(line) for lines in names.values() for line in lines))
+    pitch, top = max(36, MARK * len(columns) + 14), 8
     bottom = top + pitch * len(table.row_names)
 
     def place(value: float) -> float:
@@ -195,16 +208,16 @@ def comparison_svg(table: Table, group: str) -> Markup:
         x, label = place(tick), f"{100 * tick:.4g}" + (" %" if tick == ticks[-1] else "")
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>')
         parts.append(f'<text class="tick" x="{x:.1f}" y="{bottom + 15}" text-anchor="middle">{label}</text>')
-    columns = dict(table.column_groups)[group]
     for number, row in enumerate(table.row_names):
         middle = top + pitch * (number + 0.5)
-        name = row if len(row) <= 14 else row[:13] + "…"
-        parts.append(f'<text class="name" x="0" y="{middle + 4:.1f}">{escape(name)}<title>{escape(row)}</title></text>')
+        for at, line in enumerate(lines := names[row]):
+            y = middle + 4 + 14 * (at - (len(lines) - 1) / 2)
+            parts.append(f'<text class="name" x="0" y="{y:.1f}">{escape(line)}<title>{escape(row)}</title></text>')
         for position, column in enumerate(columns):
             cell = table.cells.get((row, group, column))
             if cell is None or not math.isfinite(cell.mean):
                 continue
-            y = middle + (position - (len(columns) - 1) / 2) * min(12, pitch / len(columns))
+            y = middle + (position - (len(columns) - 1) / 2) * MARK
             x1, x2 = place(max(cell.mean - cell.interval, 0)), place(min(cell.mean + cell.interval, 1))
             said = escape(f"{row}, {group}, {column}: {cell.percent} ± {cell.half_width} %")
             best = " best" if table.is_best(row, group, column) else ""
@@ -212,5 +225,5 @@ def comparison_svg(table: Table, group: str) -> Markup:
             span = f'<path class="span" d="M{x1:.1f} {y:.1f}H{x2:.1f}{caps}"/>'
             point = mark(position, place(cell.mean), y)
             parts.append(f'<g class="point{best}"><title>{said}</title>{span}{point}</g>')
-    names = ", ".join(table.row_names)
-    return _svg(bottom + 22, f"{group}: accuracy of {names} with intervals, as in the table", parts)
+    rows = ", ".join(table.row_names)
+    return _svg(bottom + 22, f"{group}: {table.measure} of {rows} with intervals, as in the table", parts)

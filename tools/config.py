@@ -271,6 +271,7 @@ class Benchmark:
         augment: of the training pictures.
         in_memory: decode every picture once and keep it.
         workers: loader processes of a training.
+        skip_broken: leave out files that cannot be read, with their names in a warning.
         download: let torchvision fetch a data set that is absent.
         backbone: see Model.backbone.
         backbone_options: arguments of the backbone.
@@ -290,7 +291,8 @@ class Benchmark:
         cache: features of a target in memory, or on disk in the run folder.
         feature_dtype: of the features on disk.
         engine: local (one process, one job after the other) or ray (jobs on a Ray cluster, with the same results).
-        address: of a running Ray cluster (HOST:PORT, ray://HOST:PORT or auto); null starts one on this machine.
+        address: of a running Ray cluster: HOST:PORT, ray://HOST:PORT, or auto for the one that was started last on this
+            machine; null starts one.
         cpus_per_job: CPU threads of every process of a job, in both engines, unless machine.threads says otherwise.
         gpus_per_job: GPUs that Ray gives a job; null takes machine.devices where the cluster has GPUs.
         dry_run: print what would run, and stop.
@@ -325,6 +327,7 @@ class Benchmark:
     augment: Literal["standard", "light", "none"] = "light"
     in_memory: bool = False
     workers: int = 0
+    skip_broken: bool = False
     download: bool = False
     backbone: str = "conv4"
     backbone_options: dict[str, Any] = field(default_factory=lambda: {"pooled_stages": 3, "input_size": 32})

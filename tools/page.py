@@ -50,12 +50,12 @@ def write_page(
     episodes: Sequence[EpisodePicture],
     facts: Mapping[str, str],
     commands: Sequence[str],
-    figures: Sequence[tuple[str, Path]] = (),
+    figures: Sequence[tuple[str, str, Path]] = (),
 ) -> None:
     """Write the page whole or not at all.
 
-    intro: plain text, a blank line starts a paragraph.  table: one or several.  figures: captions and PNG files, which
-    become part of the page.  curves: name of the run -> history as for
+    intro: plain text, a blank line starts a paragraph.  table: one or several.  figures: captions, what their marks
+    mean, and PNG files, which become part of the page.  curves: name of the run -> history as for
     `episodes.plots.plot_curves`.  commands: what to type, one block each; lines that start with '#' become its caption.
     Raises UserError if the page would have more than 3 MB even with the smallest pictures; ValueError for a history
     without rows and for an episode whose labels, images and predictions do not fit.
@@ -86,7 +86,7 @@ def render_page(
     episodes: Sequence[EpisodePicture],
     facts: Mapping[str, str],
     commands: Sequence[str],
-    figures: Sequence[tuple[str, Path]] = (),
+    figures: Sequence[tuple[str, str, Path]] = (),
     side: int = SIDES[0],
 ) -> str:
     """Return the page as text; arguments as in `write_page`, `side` bounds the pictures' longer side in pixels."""
@@ -106,10 +106,10 @@ def render_page(
         paragraphs=[part.strip() for part in intro.split("\n\n") if part.strip()],
         style=Markup((here / "page.css").read_text(encoding="utf-8")),
         tables=[
-            (one, [(group, columns, comparison_svg(one, group)) for group, columns in one.column_groups])
+            (one, [(group, columns, _chart(one, group)) for group, columns in one.column_groups])
             for one in ([table] if isinstance(table, Table) else table)
         ],
-        figures=[(caption, _inlined(file)) for caption, file in figures],
+        figures=[(caption, words, _inlined(file)) for caption, words, file in figures],
         mark=mark,
         curves=[(name, curves_svg(name, history), summarise(history)) for name, history in curves.items()],
         methods=methods,
@@ -117,6 +117,11 @@ def render_page(
         commands=[_command(command) for command in commands],
         facts=facts,
     )
+
+
+def _chart(table: Table, group: str) -> Markup | None:
+    """Return the chart of a group of columns, None where nothing in it was measured."""
+    return comparison_svg(table, group) if any(key[1] == group for key in table.cells) else None
 
 
 def _command(command: str) -> tuple[str, str]:

@@ -129,11 +129,18 @@ class Table:
             writer.writerow([*key, *percents, entry["episodes"], seconds, int(self.is_best(*key))])
         return text.getvalue()
 
-    def to_rich(self) -> RichTable:
-        """Build the table for a terminal; beyond four columns the interval gets a line of its own, to save places.
+    def to_rich(self, width: int = 80) -> RichTable:
+        """Build the table for a terminal of `width` places; where it does not fit, intervals get lines of their own.
 
         Where all cells have the same number of episodes, it stands once below the table.
         """
+        from rich.console import Console
+
+        table = self._rich(" ")
+        return table if Console(width=10_000).measure(table).maximum <= width else self._rich("\n")
+
+    def _rich(self, wrap: str) -> RichTable:
+        """Build the table for a terminal, with `wrap` between a mean and its interval."""
         from rich import box
         from rich.table import Table as RichTable
         from rich.text import Text
@@ -146,7 +153,6 @@ class Table:
         table.add_column("", no_wrap=True)
         for group, column in self.columns:
             table.add_column(Text(f"{group}\n{column.replace(', ', ',' + chr(10))}"), justify="right")
-        wrap = "\n" if len(self.columns) > 4 else " "
         for row in self.row_names:
             values = [Text(row)]
             for group, column in self.columns:

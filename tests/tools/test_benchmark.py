@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from dataclasses import asdict
@@ -91,6 +92,9 @@ def test_every_cell_has_a_record_and_is_in_the_tables(first):
     assert "ranks need 5 blocks" in markdown and not (run / "ranks.png").exists()
     page = (run / "index.html").read_text()
     assert page.count("data:image/png") == 2 and "SimpleShot" in page
+    facts = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page))
+    assert facts["tested on T"].endswith("test.npz") and "val.npz" in facts["trained on A"]
+    assert facts["command"].startswith("python -m tools.") and facts["a job runs on"] == "CPU, 1 thread"
 
 
 def test_a_pre_training_serves_all_targets_and_methods_that_pool_alike(first):
@@ -168,6 +172,7 @@ def test_a_kind_with_unknown_classes_and_one_with_shots_of_its_own(tmp_path, pac
     assert columns == ["standard, 1-shot", "standard, 2-shot", "open, 1-shot", "open, 2-shot", "varied, varied shots"]
     assert [row["column"] for row in metrics["rows"] if row["measure"] == "auroc"] == columns[2:4]
     assert "AUROC" in (tmp_path / "table.md").read_text() and "AUROC" in (tmp_path / "table.tex").read_text()
+    assert "AUROC of unknown queries in percent, mean" in (tmp_path / "index.html").read_text()
 
 
 def test_methods_of_every_sort_have_their_place(tmp_path, packs):
@@ -224,12 +229,26 @@ def test_a_broken_picture_fails_its_cells_and_the_next_run_tries_only_these(tmp_
     assert "failed [1]" in table and f"- [1]: {metrics['failed'][0]['reason']}" in table
     assert "failed [1]" in (run / "table.tex").read_text() and "failed [1]" in (run / "index.html").read_text()
     old = times(run)
+    without = benchmark(options(run, packs, n_query=3, **config, skip_broken=True))
+    assert without["failed"] == [] and without["cells"] == 4
+    assert {name: when for name, when in times(run).items() if name in old} == old  # no training anew
     Image.new("RGB", (20, 20)).save(victim)
     capsys.readouterr()
     again = benchmark(options(run, packs, n_query=3, **config))
     assert again["failed"] == [] and again["cells"] == 4
     assert {name: when for name, when in times(run).items() if name in old} == old
-    assert capsys.readouterr().out.count("of 1 cells") == 2
+    assert capsys.readouterr().out.count("1 of 1 cell") == 2
+
+
+def test_a_file_that_is_cut_off_is_refused_unless_broken_ones_are_left_out(tmp_path, packs, capsys):
+    victim = broken_folder(tmp_path / "pictures")
+    victim.write_bytes(victim.read_bytes()[:40])
+    config = options(tmp_path / "run", packs, targets={"B": str(tmp_path / "pictures")}, n_query=3, dry_run=True)
+    with pytest.raises(UserError, match="1 of 48 images cannot be read .*leave them out with --skip-broken"):
+        benchmark(config)
+    config.skip_broken = True
+    with pytest.warns(UserWarning, match="1 of 48 images cannot be read and are left out"):
+        assert benchmark(config)["cells"] == 3
 
 
 def test_a_training_that_diverges_takes_with_it_what_starts_from_it_and_no_more(tmp_path, packs):
@@ -238,6 +257,7 @@ def test_a_training_that_diverges_takes_with_it_what_starts_from_it_and_no_more(
     metrics = benchmark(config)
     assert {entry["cell"].split("/")[-1] for entry in metrics["failed"]} == {"meta_deepbdc_1shot_seed1"}
     assert all("finite" in entry["reason"] or "nan" in entry["reason"] for entry in metrics["failed"])
+    assert not any("--" in entry["reason"] for entry in metrics["failed"])  # no option that this script lacks
     assert metrics["cells"] == 4
 
 
@@ -268,7 +288,7 @@ def test_the_script_ends_with_1_when_a_cell_failed(tmp_path, packs):
     config = options(tmp_path / "run", packs, targets={"B": str(pictures)}, methods=["simpleshot"], n_query=3)
     done = program(config, tmp_path)
     assert done.returncode == 1, done.stderr
-    assert "1 of 1 cells failed" in done.stdout and "Traceback" not in done.stderr
+    assert "1 of 1 cell failed" in done.stdout and "Traceback" not in done.stderr
 
 
 def test_results_that_were_cut_off_on_disk_are_made_again(tmp_path, packs):
@@ -332,6 +352,8 @@ def test_a_dry_run_writes_nothing(tmp_path, packs, capsys):
         ({"per_method": {"protonet": {"select": "worst"}}}, "per_method.protonet.select must be one of best, last"),
         ({"reference": "tim"}, "reference 'tim' is not compared"),
         ({"backbone": "conv5"}, "did you mean 'conv4'"),
+        ({"address": "127.0.0.1:6379"}, "address 127.0.0.1:6379 is an option of Ray: add --engine ray"),
+        ({"gpus_per_job": 0.5}, "gpus_per_job 0.5 is an option of Ray: add --engine ray"),
         ({"cpus_per_job": 0}, "cpus_per_job must be at least 1"),
     ],
 )  # fmt: skip

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from tools.config import Benchmark
 from tools.grid.cells import Result
 from tools.grid.latex import escape, to_latex
 from tools.grid.pictures import plot_differences, plot_heatmap, plot_ranks
 from tools.grid.plan import Cell, plan_jobs
-from tools.grid.report import narrow
+from tools.grid.report import Journal, narrow, weight
 from tools.grid.results import Found, make_tables, to_csv
 from tools.grid.statistics import cliques, critical_difference, differences, rank, rank_rows
 
@@ -134,12 +135,49 @@ def test_too_little_to_rank_is_said():
     assert "ranks need 5 blocks" in rank(found)
 
 
-def test_wide_tables_are_split_for_the_terminal():
-    (table, _), parts = make_tables(grid()), narrow(make_tables(grid())[0], most=4)
-    assert [part.column_groups for part in parts] == [table.column_groups[:2], table.column_groups[2:]]
-    assert {**parts[0].cells, **parts[1].cells} == table.cells
-    assert not parts[0].notes and parts[1].notes == table.notes
-    assert narrow(table, most=1)[0].column_groups == table.column_groups[:1]
+@pytest.mark.parametrize("kinds", [{"standard": {}}, {"standard": {}, "open": {"unknown_ways": 2}, "many": {}}])
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_wide_tables_are_split_for_the_terminal(kinds, width):
+    table = make_tables(grid(kinds=kinds))[0]
+    parts = narrow(table, width)
+    assert [place for part in parts for place in part.columns] == table.columns
+    assert {key: cell for part in parts for key, cell in part.cells.items()} == table.cells
+    assert parts[-1].notes == table.notes and not any(part.notes for part in parts[:-1])
+    for part in parts:
+        console = Console(width=width, file=io.StringIO())
+        console.print(part.to_rich(width))
+        text = console.file.getvalue()
+        assert text.count(" ± ") + text.count("± ") >= len(part.cells) and "…" not in text
+        for cell in part.cells.values():
+            assert cell.percent in text
+
+
+def test_groups_stay_whole_where_they_fit():
+    table = make_tables(grid())[0]
+    assert [part.column_groups for part in narrow(table, 62)] == [table.column_groups[:2], table.column_groups[2:]]
+    assert narrow(table, 200)[0].column_groups == table.column_groups
+    assert len(narrow(table, 30)) == len(table.columns)
+
+
+def test_notes_of_heads_say_their_shot_and_stand_once():
+    found = grid(kinds={"standard": {}, "open": {"unknown_ways": 2}})
+    for cell, result in found.results.items():
+        if cell.method == "simpleshot":
+            result.record["note"] = f"C = {cell.k_shot}"
+    notes = [table.notes.get("SimpleShot") for table in [*make_tables(found), *make_tables(found, "auroc")]]
+    assert notes == ["C = 1 (1-shot); C = 5 (5-shot)", None, None, None]
+    for result in found.results.values():
+        result.record["note"] = "C = 1"
+    assert make_tables(found)[0].notes["SimpleShot"] == "C = 1"
+
+
+def test_time_left_goes_by_cells(tmp_path):
+    first, *rest = [job for job in plan_jobs(Benchmark()) if job.kind == "test"]
+    journal = Journal(tmp_path / "log", [first, *rest])
+    journal.started, journal.last = 0.0, 0.0
+    journal.left -= weight(first)
+    journal.spent["test"] = [(3.0 * len(first.cells), len(first.cells))]
+    assert journal._times(5.0) == f" [5 s, about {3 * sum(len(job.cells) for job in rest)} s left]"
 
 
 def test_latex_is_balanced_and_escaped():
@@ -163,9 +201,37 @@ def test_pictures_show_every_cell(tmp_path):
     assert [label.get_text() for label in heat.axes[-1].get_xticklabels()] == ["Greek", "Latin", "Digits"]
     forest = plot_differences(found, differences(found), tmp_path / "differences.png")
     assert len(forest.axes) == 3 * 2
+    words = [text.get_text() for text in forest.legends[0].get_texts()]
+    assert words[2:] == ["filled: the 95 % interval excludes zero", "hollow: it does not",
+                         "grey, dashed: transductive, not compared"]  # fmt: skip
+    marks = [line for line in forest.axes[0].lines if line.get_marker() in ("o", "s")]
+    hollow = [line.get_markerfacecolor() == "white" for line in marks]
+    assert hollow == [False, False, True] * 2  # the last of three methods is transductive, though far from zero
     plot_ranks(rank(found), tmp_path / "ranks.png")
     assert {path.name for path in tmp_path.iterdir()} == {"heat.png", "differences.png", "ranks.png"}
     assert plot_differences(found, [], tmp_path / "none.png") is None and not (tmp_path / "none.png").exists()
+
+
+def test_pictures_show_auroc_where_accuracies_are_the_same(tmp_path):
+    found = grid(kinds={"standard": {}, "open": {"unknown_ways": 2}}, k_shot=[1])
+    generator = np.random.default_rng(1)
+    for cell, result in found.results.items():
+        if cell.kind == "open":
+            same = result if cell.method == "tim" else found.results[replace(cell, kind="standard")]
+            found.results[cell] = replace(same, auroc=generator.uniform(0.5, 0.6, 50))
+    assert found.views == [(("standard", 1), "accuracies"), (("open", 1), "auroc")]
+    lost = next(cell for cell in found.results if (cell.kind, cell.method) == ("open", "protonet"))
+    del found.results[lost]
+    assert found.views[1] == (("open", 1), "accuracies")  # no longer the same
+    heat = plot_heatmap(found)
+    numbers = [[text.get_text() for text in axes.texts] for axes in heat.axes[-len(METHODS) :]]
+    assert numbers[0].count("×") == 1 and all(50 < float(text) < 60 for text in numbers[1])
+    assert "× no result" in heat.get_supxlabel()
+    rows = differences(found)
+    assert {row.view for row in rows} == set(found.views)
+    assert {row.method for row in rows if row.apart} == {"tim"}
+    forest = plot_differences(found, rows)
+    assert forest.legends[0].get_texts()[-1].get_text() == "no result"
 
 
 def test_jobs_follow_what_they_need_and_share_it():

@@ -15,7 +15,7 @@ from episodes.errors import UserError
 from tests.tools.test_table import METHODS, make_table
 from tools.charts import comparison_svg, curves_svg, group_ticks, nice_ticks
 from tools.page import MOST_BYTES, write_page
-from tools.table import EpisodePicture
+from tools.table import Cell, EpisodePicture, Table
 
 VOID = {"meta", "link", "img", "input", "br"}
 
@@ -251,3 +251,27 @@ def test_curves_leave_gaps_and_bound_the_number_of_strips():
     assert [len(line.split()) for line in lines] == [2, 3] and ">loss<" not in svg
     assert curves_svg("one", [{"val_accuracy": 0.5, "val_interval": 0.1}]).count("dot") == 1
     assert curves_svg("long", [{"loss": 1.0}] * 1000).count('class="hover"') == 200
+
+
+def test_captions_say_what_was_measured_and_what_has_no_result(tmp_path):
+    table = make_table(measure="AUROC of unknown queries", failed={("ProtoNet", "digits", "1-shot"): 1})
+    del table.cells["ProtoNet", "digits", "1-shot"]
+    picture = tmp_path / "ranks.png"
+    Image.new("L", (4, 4)).save(picture)
+    text, page = render(tmp_path / "page.html", table=table, figures=[("Ranks", "Bars join what is alike.", picture)])
+    assert "AUROC of unknown queries in percent, mean ± half-width of its 95 % interval" in text
+    assert "Accuracy in percent" not in text and "Bars join what is alike." in text
+    assert len(page.all("svg", role="img")) == 1 + 1  # greek and the curves; nothing to draw of the digits
+    assert "No results, see the notes below the table." in [words for _, words in page.all("p")]
+
+
+def test_marks_of_many_columns_do_not_collide_and_long_names_have_two_lines():
+    columns, row = [f"kind {n}" for n in range(6)], "Soft k-means (semi-supervised)"
+    rows = [row, "TIM (transductive)", "ProtoNet"]
+    cells = {(name, "greek", column): Cell(0.5, 0.01, 600, 1.0) for name in rows for column in columns}
+    svg = comparison_svg(Table("Accuracy", rows, [("greek", columns)], cells), "greek")
+    ys = [float(y) for y in re.findall(r'class="span" d="M[\d.]+ ([\d.]+)H', svg)]
+    assert len(ys) == 3 * 6 and min(b - a for a, b in zip(ys, ys[1:], strict=False)) >= 10
+    assert ys[6] - ys[5] > ys[1] - ys[0]
+    names = re.findall(r'class="name"[^>]*>([^<]+)<', svg)
+    assert names == ["Soft k-means", "(semi-supervised)", "TIM", "(transductive)", "ProtoNet"]

@@ -59,6 +59,10 @@ def test_csv_table():
     assert [row["best"] for row in rows] == ["0", "1", "0", "1", "1"]  # alone in its column is not best
 
 
+def test_no_time_is_not_told():
+    assert [Cell(0.5, 0.1, 60, seconds).cost for seconds in (0.04, 0.1)] == ["60 ep", "60 ep, 0.1 s"]
+
+
 @pytest.mark.parametrize("groups", [1, 3])
 def test_terminal_table_fits_80_places(groups):
     columns = [(f"script {i}", ["1-shot", "5-shot"]) for i in range(groups)]

@@ -164,11 +164,11 @@ def open_target(options: Evaluate, in_memory: bool, backbone, sets: dict):
     from tools import session
     from tools.groups import Data
 
-    data = Data(download=options.download, in_memory=in_memory)
-    key = (options.test[0], in_memory, tuple(backbone.mean), tuple(backbone.std))
+    data = Data(skip_broken=options.skip_broken, download=options.download, in_memory=in_memory)
+    key = (options.test[0], in_memory, options.skip_broken, tuple(backbone.mean), tuple(backbone.std))
     if key not in sets:
         sets.clear()  # tests come target by target; one at a time is kept
-        sets[key] = Pictures(session.open_set(options.test[0], data, options.size), options.size, *key[2:])
+        sets[key] = Pictures(session.open_set(options.test[0], data, options.size), options.size, *key[3:])
     return sets[key]
 
 

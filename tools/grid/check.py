@@ -33,13 +33,12 @@ def labels_key(dataset) -> str:
 def check(config: Benchmark) -> list[Job]:
     """Open every data set, build every model, head and sampler, and return the jobs; raises UserError."""
     check_numbers(config)
+    _check_engine(config)
     _check_methods(config)
     kinds = kinds_of(config)
     sources = named(config.sources, "sources", ("train", "val"))
     targets = target_options(config)
-    if config.machine.num_nodes > 1:
-        raise UserError("a job of the grid runs on one node: spread the jobs over nodes with --engine ray")
-    data, sets = Data(download=config.download), {}
+    data, sets = Data(skip_broken=config.skip_broken, download=config.download), {}
     for text in dict.fromkeys(
         text
         for part in (*sources.values(), *targets.values())
@@ -80,6 +79,21 @@ def _check_steps(config: Benchmark, method: str) -> None:
             f"episodes_per_step of {method} is {count}, but {devices} devices share every step: "
             f"give --episodes_per_step {devices} at least"
         )
+
+
+def _check_engine(config: Benchmark) -> None:
+    """Refuse options of Ray where it is not used, a job on several machines, and a cluster that does not answer."""
+    if config.machine.num_nodes > 1:
+        raise UserError("a job of the grid runs on one node: spread the jobs over nodes with --engine ray")
+    if config.engine == "ray":
+        from tools.grid.ray_engine import address_of, import_ray, probe
+
+        import_ray()
+        probe(address_of(config.address))
+        return
+    for name in ("address", "gpus_per_job"):
+        if (value := getattr(config, name)) is not None:
+            raise UserError(f"{name} {value} is an option of Ray: add --engine ray, or leave it out")
 
 
 @contextlib.contextmanager

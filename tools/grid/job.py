@@ -36,6 +36,11 @@ class Outcome:
     fresh: bool = True
 
 
+def count(number: float, noun: str) -> str:
+    """Return a number with its noun: 1 cell, 2 cells."""
+    return f"{number:g} {noun}" if number == 1 else f"{number:,g} {noun}s"
+
+
 def build(group: type, plain: Mapping[str, Any]) -> Any:
     """Build a dataclass of options, with the groups in it, from the dictionary that `asdict` made of it."""
     kinds = typing.get_type_hints(group)
@@ -64,7 +69,7 @@ def finished(job: Job, root: Path, before: Job | None) -> Outcome | None:
         return None
     if job.kind == "test":
         left = missing(job, root, start[1])
-        return None if left else Outcome(job.name, said=f"{len(job.cells)} cells kept", fresh=False)
+        return None if left else Outcome(job.name, said=f"{count(len(job.cells), 'cell')} kept", fresh=False)
     stage = read_done(root / job.name, stage_key(training_options(job, root, start and start[0]), job.data))
     return Outcome(job.name, said=f"{sentence(stage)}, kept", fresh=False) if stage else None
 
@@ -98,7 +103,7 @@ def run_job(job: Job, root: Path, before: Job | None, sets: dict | None = None) 
             if job.kind == "test":
                 explain = Explain(folder)
                 failed = test_cells(job, root, checkpoint, weights, {} if sets is None else sets, explain)
-                said = f"{len(job.cells) - len(failed)} of {len(job.cells)} cells"
+                said = f"{len(job.cells) - len(failed)} of {count(len(job.cells), 'cell')}"
                 return Outcome(job.name, cells=failed, said=said)
             options = training_options(job, root, checkpoint)
             stage = run_stage(folder, options, lambda options: launch(job.kind, options, folder), job.data)

@@ -135,8 +135,8 @@ def test_options(
     return Evaluate(
         test=[target["test"]], n_way=config.n_way, k_shot=[k], n_query=config.n_query, episodes=config.episodes,
         seed=seed, drop_small=config.drop_small, cache=config.cache, feature_dtype=config.feature_dtype,
-        pictures=False, download=config.download, size=config.size, machine=machine_of(config), kind=kind,
-        episode_file=file, write_episodes=config.write_episodes,
+        pictures=False, skip_broken=config.skip_broken, download=config.download, size=config.size,
+        machine=machine_of(config), kind=kind, episode_file=file, write_episodes=config.write_episodes,
     )  # fmt: skip
 
 
@@ -178,7 +178,7 @@ class _Plan:
         source, own_val = self.sources[cell.source], self.targets[cell.target]["val"] if chosen else None
         config = self.config
         data = Data(source["train"], own_val or source["val"], config.size, config.augment, config.in_memory,
-                    config.workers, download=config.download)  # fmt: skip
+                    config.workers, skip_broken=config.skip_broken, download=config.download)  # fmt: skip
         place = file_name(cell.source) + (f"@{file_name(cell.target)}" if own_val else "")
         return data, f"train/{place}/seed{cell.seed}"
 

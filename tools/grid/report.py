@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import platform
+import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+from rich.console import Console
 
 from episodes.run import RunFolder, write_text
-from tools.grid.job import Outcome
+from tools.config import Benchmark
+from tools.grid.job import Outcome, count
 from tools.grid.latex import to_latex
-from tools.grid.pictures import plot_differences, plot_heatmap, plot_ranks
-from tools.grid.plan import Job
+from tools.grid.pictures import measured, plot_differences, plot_heatmap, plot_ranks
+from tools.grid.plan import Job, machine_of
 from tools.grid.results import Found, make_tables, to_csv, write_records
 from tools.grid.stage import Stage, note, read_done
 from tools.grid.statistics import Ranks, differences, rank
@@ -26,16 +31,16 @@ class Journal:
 
     def __init__(self, path: Path, jobs: Sequence[Job]) -> None:
         self.path, self.jobs, self.done = path, {job.name: job for job in jobs}, 0
-        self.left = Counter(job.kind for job in jobs)
-        self.spent: dict[str, list[float]] = {}  # seconds between two outcomes, by kind of the second
+        self.left = sum((weight(job) for job in jobs), Counter())
+        self.spent: dict[str, list[tuple[float, int]]] = {}  # seconds between two outcomes, and weight of the second
         self.last = self.started = time.perf_counter()
 
     def say(self, outcome: Outcome) -> None:
         """Tell how a job ended."""
         job, now = self.jobs[outcome.name], time.perf_counter()
-        self.done, self.left = self.done + 1, self.left - Counter([job.kind])
+        self.done, self.left = self.done + 1, self.left - weight(job)
         if outcome.fresh:
-            self.spent.setdefault(job.kind, []).append(now - self.last)
+            self.spent.setdefault(job.kind, []).append((now - self.last, weight(job)[job.kind]))
         self.last = now
         reason = (outcome.reason or "").partition(", which failed:")[0]  # told where it happened
         words = f"failed: {reason}" if reason else outcome.said
@@ -52,14 +57,20 @@ class Journal:
         passed = f" [{now - self.started:.0f} s"
         if not self.left or not self.spent.keys() >= self.left.keys():
             return passed + "]"
-        rest = sum(sum(self.spent[kind]) / len(self.spent[kind]) * count for kind, count in self.left.items())
+        rest = 0.0
+        for kind, amount in self.left.items():
+            seconds, weights = map(sum, zip(*self.spent[kind], strict=True))
+            rest += seconds / weights * amount
         return passed + f", about {rest:.0f} s left]"
+
+
+def weight(job: Job) -> Counter[str]:
+    """Return how much a job counts in the time that is left, under its kind: a test by its cells."""
+    return Counter({job.kind: max(len(job.cells), 1)})
 
 
 def report(run: RunFolder, found: Found, jobs: Sequence[Job], seconds: float) -> dict:
     """Write and print everything; returns what `metrics.json` holds."""
-    from rich.console import Console
-
     tables = {"accuracy": make_tables(found), "auroc": make_tables(found, "auroc")}
     rows, ranks = differences(found), rank(found)
     failed = [{"cell": cell.name.removeprefix("cells/"), "reason": reason} for cell, reason in found.reasons.items()]
@@ -84,33 +95,43 @@ def report(run: RunFolder, found: Found, jobs: Sequence[Job], seconds: float) ->
         plot_ranks(ranks, run.path / PICTURES[2])
     console = Console()
     for table in everything:
-        for part in narrow(table):
-            console.print(part.to_rich())
-    print(_words(found, ranks))
+        for part in narrow(table, console.width):
+            console.print(part.to_rich(console.width))
+    print(f"\n{_words(found, ranks)}")
     _page(run, found, jobs, everything, ranks, seconds)
     run.write_metrics(metrics)
     if failed:
-        print(f"{len(failed)} of {len(failed) + len(found.results)} cells failed; the next run tries these again")
+        print(f"{len(failed)} of {count(len(failed) + len(found.results), 'cell')} failed; the next run tries again")
     print(f"{seconds:.0f} s in all; open {run.path / 'index.html'} to look at tables and pictures")
     return metrics
 
 
-def narrow(table: Table, most: int = 6) -> list[Table]:
-    """Split a table between its groups of columns, so that a part has at most `most` of them and fits a terminal.
+def narrow(table: Table, width: int = 80) -> list[Table]:
+    """Split a table between its groups of columns, so that each part fits a terminal of `width` places.
 
-    A group that is wider by itself stays whole. Notes stand below the last part.
+    A group that is wider by itself is split as well. Notes stand below the last part.
     """
-    parts: list[list[tuple[str, list[str]]]] = [[]]
-    for group in table.column_groups:
-        if parts[-1] and sum(len(columns) for _, columns in [*parts[-1], group]) > most:
-            parts.append([])
-        parts[-1].append(group)
-    result = []
-    for groups in parts:
-        names = {group for group, _ in groups}
-        cells, failed = ({key: value for key, value in found.items() if key[1] in names}
+
+    def part(groups: list[tuple[str, list[str]]]) -> Table:
+        places = {(group, column) for group, columns in groups for column in columns}
+        cells, failed = ({key: value for key, value in found.items() if key[1:] in places}
                          for found in (table.cells, table.failed))  # fmt: skip
-        result.append(Table(table.title, table.row_names, groups, cells, {}, table.apart, failed))
+        return replace(table, column_groups=groups, cells=cells, failed=failed, notes={})
+
+    def fits(groups: list[tuple[str, list[str]]]) -> bool:
+        return ruler.measure(part(groups).to_rich(width)).maximum <= width
+
+    ruler, parts = Console(width=10_000), [[]]
+    for group, columns in table.column_groups:
+        for piece in [columns] if fits([(group, columns)]) else [[column] for column in columns]:
+            last = parts[-1]
+            begun = last and last[-1][0] == group
+            wider = [*last[:-1], (group, [*last[-1][1], *piece])] if begun else [*last, (group, piece)]
+            if not last or fits(wider):
+                parts[-1] = wider
+            else:
+                parts.append([(group, piece)])
+    result = [part(groups) for groups in parts]
     result[-1].notes = table.notes
     return result
 
@@ -146,8 +167,6 @@ def _words(found: Found, ranks: Ranks | str) -> str:
 
 def _page(run: RunFolder, found: Found, jobs: Sequence[Job], tables: list[Table], ranks, seconds: float) -> None:
     """Write `index.html`."""
-    import torch
-
     from tools.page import write_page
 
     config = found.config
@@ -156,17 +175,22 @@ def _page(run: RunFolder, found: Found, jobs: Sequence[Job], tables: list[Table]
         stage = None if job.kind == "test" else _stage(job, run.path)
         if stage:
             curves[job.title] = stage.history
-    captions = ("Accuracy of every source on every target", "Paired differences from the reference", "Average ranks")
-    figures = [(words, run.path / name) for words, name in zip(captions, PICTURES, strict=True)
+    figures = [(title, words, run.path / name) for name, (title, words) in _captions(found).items()
                if (run.path / name).is_file()]  # fmt: skip
+    made = json.loads((run.path / "environment.json").read_text(encoding="utf-8"))
     facts = {
+        "command": f"python -m tools.{made['command']}",
+        **{f"trained on {name}": text for name, text in _sets(config.sources).items()},
+        **{f"tested on {name}": text for name, text in _sets(config.targets).items()},
         "network": f"{config.backbone}, {config.size} px",
         "episodes": f"{config.episodes:,} a cell, the same for every source and method",
         "seeds": ", ".join(map(str, config.seeds)),
         "engine": config.engine,
+        "a job runs on": _device(config, made["device"]),
         "wall time of this run": f"{seconds:.0f} s",
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+        "torch": made["torch"],
+        "python": made["python"],
+        "commit": made["commit"],
     }
     intro = (
         f"{len(found.titles())} methods, trained on {', '.join(map(str, config.sources))} and tested on "
@@ -177,6 +201,44 @@ def _page(run: RunFolder, found: Found, jobs: Sequence[Job], tables: list[Table]
         run.path / "index.html", title="Few-shot methods across domains", intro=intro, table=tables, curves=curves,
         episodes=[], facts=facts, commands=[], figures=figures,
     )  # fmt: skip
+
+
+def _captions(found: Found) -> dict[str, tuple[str, str]]:
+    """Return title and explanation of every picture."""
+    reference = found.titles()[found.config.reference or found.config.methods[0]]
+    what, drawn = measured(found), sum(measure == "accuracies" for _, measure in found.views)
+    alike = " Accuracies that are those of another kind, episode by episode, are not drawn again."
+    alike = alike if drawn < len(found.columns) else ""
+    texts = (
+        ("Every source on every target",
+         f"{what}, mean over all episodes, percent. Darker is higher; every row of panels has its own scale. "
+         f"× marks a place without a result.{alike}"),
+        ("Paired differences from the reference",
+         f"Method minus {reference} on the same episodes, in points, with paired 95 % intervals. A filled mark has an "
+         "interval without zero. Grey and dashed: one of both is transductive and the other is not, so they are not "
+         f"compared. A cross has no result.{alike}"),
+        ("Average ranks",
+         "1 is best. Bars join methods whose average ranks differ by less than the critical difference: the data do "
+         "not tell them apart. Transductive methods are not ranked."),
+    )  # fmt: skip
+    return dict(zip(PICTURES, texts, strict=True))
+
+
+def _sets(parts: Mapping[str, Any]) -> dict[str, str]:
+    """Return the data sets of every source or target, as text."""
+    return {str(name): value if isinstance(value, str) else ", ".join(f"{k} {v}" for k, v in value.items() if v)
+            for name, value in parts.items()}  # fmt: skip
+
+
+def _device(config: Benchmark, device: str) -> str:
+    """Say what a job of the grid computes on. device: of this machine."""
+    machine = machine_of(config)
+    if config.engine == "ray":
+        where = "a Ray cluster at " + config.address if config.address else "a Ray cluster on this machine"
+    else:
+        where = device if machine.accelerator != "cpu" else "CPU"
+    devices = f", {machine.devices} devices" if str(machine.devices) != "1" else ""
+    return f"{where}{devices}, {count(machine.threads, 'thread')}"
 
 
 def _stage(job: Job, root: Path) -> Stage | None:

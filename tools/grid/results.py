@@ -22,8 +22,10 @@ from tools.kinds import varies
 from tools.table import Cell as Number
 from tools.table import Table
 
-# A column of the tables: episodes of one kind and one shot.
+# A column of the tables: episodes of one kind and one shot; a view is a column and what is measured: accuracies, auroc.
 Column = tuple[str, int]
+View = tuple[Column, str]
+MEASURES = {"accuracies": "Accuracy", "auroc": "AUROC of unknown queries"}
 
 
 @dataclass
@@ -44,6 +46,33 @@ class Found:
         kind, k = column
         shots = "varied shots" if varies(kinds_of(self.config)[kind]) else f"{k}-shot"
         return shots if len(self.config.kinds) == 1 else f"{kind}, {shots}"
+
+    @property
+    def views(self) -> list[View]:
+        """What pictures show: accuracies of every column, and AUROC of those with unknown queries.
+
+        Accuracies that are those of another column, episode by episode, are left out: open-set episodes have the known
+        queries of the standard ones, and so the same answers, but for methods that ask all queries at once.
+        """
+        methods = [m for m in self.titles() if not METHODS[m].transductive] or list(self.titles())
+        views: list[View] = []
+        seen: set[tuple[bytes | None, ...]] = set()
+        for column in self.columns:
+            places = [(str(s), str(t), m, column) for s in self.config.sources for t in self.config.targets
+                      for m in methods]  # fmt: skip
+            values = tuple(None if (one := self.pooled(*place)) is None else one.tobytes() for place in places)
+            if values not in seen:
+                views.append((column, "accuracies"))
+            if any(values):
+                seen.add(values)
+            if kinds_of(self.config)[column[0]].unknown_ways:
+                views.append((column, "auroc"))
+        return views
+
+    def view_title(self, view: View) -> str:
+        """Return the heading of a view in a picture; what is measured is named where pictures show both."""
+        title, named = self.column_title(view[0]), any(what == "auroc" for _, what in self.views)
+        return f"{title}, {'AUROC' if view[1] == 'auroc' else 'accuracy'}" if named else title
 
     def cells(self, source: str, target: str, method: str, column: Column) -> list[Cell]:
         """Return the cells of all seeds at one place of the tables."""
@@ -125,29 +154,30 @@ def make_tables(found: Found, what: str = "accuracies") -> list[Table]:
         apart = frozenset(row for method, row in titles.items() if METHODS[method].transductive)
         if apart:
             notes["transductive"] = "asks all queries of an episode at once, so it is not compared with the others"
-        notes |= _notes(found, source)
         groups = [(target, [found.column_title(c) for c in columns]) for target in map(str, config.targets)]
-        title = f"{_unit(what)}, {config.n_way}-way, trained on {source}"
-        tables.append(Table(title, list(titles.values()), groups, numbers, notes, apart, failed))
+        measure = MEASURES[what]
+        title = f"{measure} (%), {config.n_way}-way, trained on {source}"
+        tables.append(Table(title, list(titles.values()), groups, numbers, notes, apart, failed, measure))
+    if what == "accuracies":
+        tables[0].notes |= _notes(found)  # once, not below every table
     return tables
 
 
-def _notes(found: Found, source: str) -> dict[str, str]:
-    """Return what the heads said of how they computed, and who made use of unlabelled pictures."""
+def _notes(found: Found) -> dict[str, str]:
+    """Return what the heads said of how they computed, by shot where it differs, and who used unlabelled pictures."""
     notes, learners = {}, []
     for method, title in found.titles().items():
-        records = [r.record for cell, r in found.results.items() if (cell.source, cell.method) == (source, method)]
-        said = list(dict.fromkeys(record["note"] for record in records if record.get("note")))
+        said: dict[str, dict[int, None]] = {}  # what was said -> shots
+        for cell, result in found.results.items():
+            if cell.method == method and (text := result.record.get("note")):
+                said.setdefault(text, {})[cell.k_shot] = None
         if said:
-            notes[title] = "; ".join(said)
+            shots = {text: " and ".join(f"{k}-shot" for k in sorted(ks)) for text, ks in said.items()}
+            notes[title] = "; ".join(f"{text} ({shots[text]})" if len(said) > 1 else text for text in said)
         learners += [title] if METHODS[method].semi_supervised else []
     if any(kind.unlabelled for kind in kinds_of(found.config).values()):
         notes["unlabelled pictures"] = f"used by {', '.join(learners)}" if learners else "no method here uses them"
     return notes
-
-
-def _unit(what: str) -> str:
-    return "Accuracy (%)" if what == "accuracies" else "AUROC of unknown queries (%)"
 
 
 def _number(found: Found, source: str, target: str, method: str, column: Column, values: np.ndarray) -> Number:

@@ -41,6 +41,8 @@ def stage_key(options: Any, facts: Mapping[str, Any] | None = None) -> dict[str,
             wanted[group].pop(name, None)
         elif not dot:
             wanted.pop(key, None)
+    if facts and "skip_broken" in wanted.get("data", {}):
+        wanted["data"]["skip_broken"] = False  # the hashes of the labels in `facts` tell what was left out
     return {"options": wanted, "base": file_hash(getattr(options, "checkpoint", None)), "facts": dict(facts or {})}
 
 
@@ -72,14 +74,16 @@ def run_stage(folder: Path, options: Any, job: Callable[[Any], dict], facts: Map
     if (done := read_done(folder, key)) is not None:
         return done
     started = time.perf_counter()
-    options.resume = note(folder).get("key") == key and any(folder.rglob("last.ckpt"))  # killed on the way
+    before, start = note(folder), {"key": key, "skip_broken": options.data.skip_broken}
+    same = before.get("key") == key and before.get("skip_broken", False) == start["skip_broken"]
+    options.resume = same and any(folder.rglob("last.ckpt"))  # killed on the way
     options.overwrite = not options.resume
-    write_json(folder / DONE, {"key": key})
+    write_json(folder / DONE, start)
     with contextlib.redirect_stdout(io.StringIO()):
         metrics = job(options)
     seconds = time.perf_counter() - started
     weights = os.path.relpath(metrics["weights"], folder)
-    write_json(folder / DONE, {"key": key, "metrics": metrics, "seconds": seconds, "weights": weights})
+    write_json(folder / DONE, {**start, "metrics": metrics, "seconds": seconds, "weights": weights})
     return read_done(folder, key)
 
 

@@ -10,21 +10,25 @@ import numpy as np
 
 from episodes.metrics import paired_difference
 from fewshot.methods import METHODS
-from tools.grid.results import Column, Found
+from tools.grid.results import Found, View
 
 LEAST_METHODS, LEAST_BLOCKS = 3, 5
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Method minus reference on the same episodes, fractions: mean and half-width of the paired 95 % interval."""
+    """Method minus reference on the same episodes, fractions: mean and half-width of the paired 95 % interval.
+
+    apart: whether one of both is transductive and the other is not, so that they do not compare.
+    """
 
     source: str
     target: str
-    column: Column
+    view: View
     method: str
     mean: float
     interval: float
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,14 @@ def differences(found: Found) -> list[Difference]:
     result = []
     for source in map(str, config.sources):
         for target in map(str, config.targets):
-            for column in found.columns:
-                base = found.pooled(source, target, reference, column)
+            for column, what in found.views:
+                base = found.pooled(source, target, reference, column, what)
                 for method in found.titles():
-                    values = found.pooled(source, target, method, column)
+                    values = found.pooled(source, target, method, column, what)
                     if method != reference and values is not None and base is not None:
-                        result.append(Difference(source, target, column, method, *paired_difference(values, base)))
+                        apart = METHODS[method].transductive != METHODS[reference].transductive
+                        place = (source, target, (column, what), method)
+                        result.append(Difference(*place, *paired_difference(values, base), apart))
     return result
 
 
