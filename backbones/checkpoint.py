@@ -95,7 +95,9 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's own text advises to read the file in the way that runs its code: all that is kept of it is a name
-        named = re.search(r"(?:GLOBAL|class|global) `?([A-Za-z_]\w*(?:\.\w+)+)", str(error))
+        named = re.search(
+            r"(?:GLOBAL|Unsupported class|Trying to (?:call|instantiate)(?: unsupported \w+)?) `?([\w.]+)", str(error)
+        )
         if named is None:
             raise UserError(f"{path} is no readable checkpoint: {EXPECTED}") from error
         raise UserError(

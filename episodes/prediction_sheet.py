@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
+from matplotlib.textpath import TextPath
 
 from .errors import UserError
-from .figures import FONTS, INK, MUTED, RIGHT, RULE, WRONG, as_array, cut, new_figure, save_figure
+from .figures import FONTS, INK, MUTED, RIGHT, RULE, WRONG, as_array, new_figure, save_figure
 from .names import short_names
 
 WIDTH = 16.0  # of a page, in pictures
@@ -56,7 +60,8 @@ def plot_sheet(
     support_images (S, 3, H, W): uint8. support_labels (S,): numbers into class_names. None leaves the supports out,
         for the later pages of many classes.
     counts: supports of each class, where more are known than given here.
-    A query whose truth is known has a teal frame for a right answer and a dashed vermilion one for a wrong one.
+    A query whose truth is known has a teal frame for a right answer and a dashed vermilion one, with the true class,
+    for a wrong one; a legend says so.
     """
     names = short_names(class_names)
     if any(as_array(x).dtype != np.uint8 for x in (support_images, queries.images) if x is not None):
@@ -71,6 +76,8 @@ def plot_sheet(
         counts = np.bincount(labels, minlength=len(names)) if counts is None else counts
         top = _heading(axes, top, "what the classes look like (supports)")
         top = _supports(axes, top, as_array(support_images), labels, names, counts) + 0.35
+    if queries.truth is not None and (np.asarray(queries.truth) >= 0).any():
+        _legend(axes, top)
     top = _heading(axes, top, "what the pictures are said to be (queries)")
     for number in range(len(queries.names)):
         row, column = divmod(number, COLUMNS)
@@ -80,6 +87,41 @@ def plot_sheet(
     axes.axis("off")
     figure.set_size_inches(WIDTH * INCH, (height + 0.3) * INCH + 0.5)
     return save_figure(figure, path)
+
+
+def _look(right: bool) -> dict[str, Any]:
+    """Return how the frame of a right or a wrong answer is drawn: they differ by more than their colour."""
+    if right:
+        return {"facecolor": "none", "edgecolor": RIGHT, "linewidth": 1.6}
+    return {"facecolor": "none", "edgecolor": WRONG, "linewidth": 2.2, "linestyle": (0, (2, 1.2))}
+
+
+def _legend(axes, top: float) -> None:
+    """Say at the right end of a heading what the frames are."""
+    for left, right, text in ((WIDTH - 5.0, True, "right"), (WIDTH - 3.6, False, "wrong, with the true class")):
+        axes.plot([left, left + 0.4], [top + 0.08] * 2, color=RIGHT if right else WRONG, linewidth=2.2,
+                  linestyle="-" if right else (0, (2, 1.2)))  # fmt: skip
+        axes.text(left + 0.5, top + 0.2, text, ha="left", va="bottom", fontsize=9, color=MUTED, fontfamily=FONTS)
+
+
+@lru_cache(maxsize=4096)
+def _width(text: str, size: float, weight: str) -> float:
+    """Return how wide a text of one line is, in pictures."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        shape = TextPath((0, 0), text, size=size, prop=FontProperties(family=FONTS, weight=weight))
+    # the margins of the figure leave a picture a little less than its inches
+    return 1.1 * float(shape.get_extents().width) / 72 / INCH if len(shape.vertices) else 0.0
+
+
+def fitting(text: str, room: float, size: float, weight: str = "normal", tail: bool = False) -> str:
+    """Return the text, or as much of its start (or its tail) as goes into `room` pictures, with an ellipsis."""
+    for kept in range(len(text), 0, -1):
+        shown = text if kept == len(text) else "…" + text[-kept:] if tail else text[:kept] + "…"
+        shown = shown.replace("$", r"\$")  # a dollar sign begins no formula here
+        if kept == 1 or _width(shown, size, weight) <= room:
+            return shown
+    return text
 
 
 def _heading(axes, top: float, text: str) -> float:
@@ -97,7 +139,7 @@ def _supports(axes, top: float, images: np.ndarray, labels: np.ndarray, names: l
         row, column = divmod(number, across)
         left, above = column * step, top + row * 1.5
         more = int(counts[number])
-        label = cut(name, int(8.5 * (step - 0.2)))
+        label = fitting(name, step - 0.2, 9.5, "bold")
         axes.text(left, above + 0.32, label, ha="left", va="bottom", fontsize=9.5, color=INK, fontfamily=FONTS,
                   fontweight="bold")  # fmt: skip
         shown = np.flatnonzero(labels == number)[:SHOWN]
@@ -115,15 +157,17 @@ def _query(axes, left: float, top: float, queries: Predicted, number: int, names
     shares, side, width = queries.probabilities[number], 1.35, WIDTH / COLUMNS
     best = int(shares.argmax())
     _draw(axes, as_array(queries.images)[number], left, top, side)
+    start, room, wide = left + side + 0.15, width - side - 0.45, width - 0.3  # wide: of the name of the file
     truth = -1 if queries.truth is None else int(queries.truth[number])
     if truth >= 0:
         right = truth == best and bool(queries.known[number])
-        look = {"edgecolor": RIGHT, "linewidth": 1.6} if right else {"edgecolor": WRONG, "linewidth": 2.2,
-                                                                     "linestyle": (0, (2, 1.2))}  # fmt: skip
-        axes.add_patch(Rectangle((left, top), side, side, facecolor="none", **look))
-    axes.text(left, top + side + 0.05, _tail(queries.names[number], 25), ha="left", va="top", fontsize=6.5, color=MUTED,
-              fontfamily=FONTS)  # fmt: skip
-    start, room = left + side + 0.15, width - side - 0.45
+        axes.add_patch(Rectangle((left, top), side, side, **_look(right)))
+        if not right:
+            axes.text(start, top + side + 0.03, fitting(f"is {names[truth]}", room, 7.5, "bold"), ha="left", va="top",
+                      fontsize=7.5, color=WRONG, fontweight="bold", fontfamily=FONTS)  # fmt: skip
+            wide = side + 0.05
+    axes.text(left, top + side + 0.05, fitting(queries.names[number], wide, 6.5, tail=True), ha="left", va="top",
+              fontsize=6.5, color=MUTED, fontfamily=FONTS)  # fmt: skip
     if not queries.known[number]:
         axes.text(start, top + 0.24, "unknown", ha="left", va="bottom", fontsize=9, color=WRONG, fontweight="bold",
                   fontfamily=FONTS)  # fmt: skip
@@ -132,9 +176,10 @@ def _query(axes, left: float, top: float, queries: Predicted, number: int, names
         line = top + 0.44 * place
         first = place == 0 and bool(queries.known[number])
         look = {"color": INK if first else MUTED, "va": "bottom", "fontfamily": FONTS}
-        name, weight = cut(names[label], 14), "bold" if first else "normal"
-        axes.text(start, line + 0.24, name, ha="left", fontsize=9 if first else 7.5, fontweight=weight, **look)
-        axes.text(start + room, line + 0.24, _percent(shares[label]), ha="right", fontsize=7.5, **look)
+        share, size, weight = _percent(shares[label]), 9 if first else 7.5, "bold" if first else "normal"
+        name = fitting(names[label], room - _width(share, 7.5, "normal") - 0.04, size, weight)
+        axes.text(start, line + 0.24, name, ha="left", fontsize=size, fontweight=weight, **look)
+        axes.text(start + room, line + 0.24, share, ha="right", fontsize=7.5, **look)
         axes.add_patch(Rectangle((start, line + 0.27), room, 0.08, facecolor=RULE, edgecolor="none"))
         axes.add_patch(
             Rectangle((start, line + 0.27), room * float(shares[label]), 0.08, facecolor=RIGHT if first else MUTED,
@@ -146,11 +191,6 @@ def _percent(share: float) -> str:
     """Print a probability; one that only rounds to certainty says so."""
     text = f"{100 * share:.0f} %"
     return {"100 %": "> 99 %", "0 %": "< 1 %"}.get(text, text)
-
-
-def _tail(text: str, most: int) -> str:
-    """Shorten a path to its end."""
-    return text if len(text) <= most else "…" + text[1 - most :]
 
 
 def _draw(axes, image: np.ndarray, left: float, top: float, side: float) -> None:

@@ -12,6 +12,11 @@ STAGES = {
     "meta": "meta-trained on episodes",
     "distill": "self-distilled: taught by the generation before it",
 }
+KINDS = {  # of exported programs
+    "encoder": "A feature extractor for few-shot image classification: pictures in, one feature of each out.",
+    "classifier": "A few-shot image classifier with its classes built in: pictures in, one score of each class out.",
+    "episode": "A few-shot image classifier that gets the labelled pictures of its classes at every call.",
+}
 MOST_CLASSES = 60  # named one by one
 LIMITS = (
     "Accuracy on the validation classes chose these weights, so it is a little too good: test on other classes.",
@@ -19,6 +24,7 @@ LIMITS = (
     "The licence and the origin of the training pictures, and what they over- or under-represent, are not recorded "
     "here: find out before you publish or sell anything built on them.",
 )
+FEATURES = "Features say nothing by themselves: a head compares them, and how well it does depends on head and classes."
 
 
 def table(rows: Mapping[str, object]) -> list[str]:
@@ -107,7 +113,15 @@ def export_card(card: Mapping[str, Any], title: str, file: str, kind: str, parit
     card: in the file. kind: 'onnx' or 'torch'. parity: rows about the check against covey's own numbers.
     """
     lines = [f"# {title}, {card['backbone']}: {card['what']} as {kind} program", ""]
-    lines += ["A few-shot image classifier that runs without covey.", "", *table(architecture_rows(card, title)), ""]
+    source = card.get("weights_file")
+    origin = {
+        "stage": STAGES.get(card.get("stage"), card.get("stage")),
+        "trained on": f"`{card['trained_on']}`" if card.get("trained_on") else "not recorded",
+        "weights file": f"`{source['name']}`, SHA-256 `{source['sha256']}`" if source else None,
+        "SHA-256 of network and weights": f"`{card['weights']}`" if card.get("weights") else None,
+    }
+    lines += [f"{KINDS[card['what']]} It runs without covey.", ""]
+    lines += [*table({**architecture_rows(card, title), **origin}), ""]
     lines += ["Pictures go in as numbers from 0 to 1; the program normalises them itself.", ""]
     rows = {f"input `{entry['name']}`": f"{entry['dtype']} {entry['shape']}" for entry in card["inputs"]}
     out = card["output"]
@@ -121,7 +135,8 @@ def export_card(card: Mapping[str, Any], title: str, file: str, kind: str, parit
         *_loading(file, kind, [entry["name"] for entry in card["inputs"]], out["name"]),
     ]
     lines += ["```", "", "## Check", "", *table(parity), "", "## Limits", ""]
-    lines += [*(f"- {limit}" for limit in LIMITS[1:]), "", "## Made with", "", *table(card["versions"]), ""]
+    limits = [FEATURES, *LIMITS[2:]] if card["what"] == "encoder" else LIMITS[1:]
+    lines += [*(f"- {limit}" for limit in limits), "", "## Made with", "", *table(card["versions"]), ""]
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from backbones import UserError
 from episodes.dataset import FileSet
+from episodes.fingerprint import weights_key
 from episodes.loaders import Pictures
 from episodes.run import environment, write_text
 from episodes.seeds import derive
@@ -91,7 +93,8 @@ def card_of(config, loaded: Loaded, graph: Graph, facts: dict[str, Any]) -> dict
     with torch.no_grad():
         out = graph.module(*graph.inputs)
     shapes = zip(graph.names, graph.axes, graph.inputs, strict=True)
-    known = environment()
+    known, named = environment(), config.checkpoint or config.model.weights
+    file = Path(named) if named else None
     stage = loaded.card.get("stage") or ("library" if config.checkpoint is None else "not recorded")
     return {
         **plan.card(stage),
@@ -99,6 +102,8 @@ def card_of(config, loaded: Loaded, graph: Graph, facts: dict[str, Any]) -> dict
         "format": config.format,
         **facts,
         "trained_on": loaded.card.get("data"),
+        "weights_file": {"name": file.name, "sha256": sha256(file.read_bytes()).hexdigest()} if file else None,
+        "weights": weights_key(loaded.encoder),
         "head": {**loaded.head_options(), **config.model.head},
         "preprocessing": {"colour": "RGB", "resize": resize_for(plan.size), "crop": plan.size, "range": [0, 1]},
         "inputs": [
@@ -115,7 +120,7 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Run the file and the model on random and real pictures, in batches of several sizes; returns one row a check."""
     program, _ = open_program(file)
-    cases = [(f"{count} random pictures", _random(seed, count, size, 1).numpy()) for count in ROWS]
+    cases = [(f"{count} random picture{'s' * (count > 1)}", _random(seed, count, size, 1).numpy()) for count in ROWS]
     for name, dataset in (("supports", support), ("pictures", pictures)):
         if dataset is not None:
             shown = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), MOST_PICTURES)).astype(int))

@@ -8,7 +8,7 @@ from matplotlib.patches import Rectangle
 
 from episodes.errors import UserError
 from episodes.figures import RIGHT, WRONG
-from episodes.prediction_sheet import Predicted, pages, plot_sheet
+from episodes.prediction_sheet import Predicted, fitting, pages, plot_sheet
 
 
 def images(count: int, side: int = 20) -> np.ndarray:
@@ -40,10 +40,21 @@ def test_what_a_sheet_says(tmp_path):
     said = words(figure)
     assert {"ant", "bee", "cat", "70 %", "60 %", "unknown", "+7", "folder/picture0.png"} <= set(said)
     assert frames(figure) == [RIGHT, WRONG, WRONG]
+    assert {"right", "wrong, with the true class", "is bee", "is ant"} <= set(said) and "is cat" not in said
     assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_names_are_cut_only_where_they_do_not_fit():
+    names = ["i" * 24, "W" * 24, "costs $5 or $6"]
+    said = words(plot_sheet(images(3), [0, 1, 2], names, predicted([[0.5, 0.3, 0.2]])))
+    assert said.count("i" * 24) == 2 and r"costs \$5 or \$6" in said  # thin letters fit, and dollars are dollars
+    assert 3 < len(next(text for text in said if text.startswith("W") and text.endswith("…"))) < 24
+    assert fitting("a/long/way/to/the/picture.png", 1.0, 6.5, tail=True).startswith("…")
+    assert fitting("", 1.0, 9) == ""
+
+
 def test_no_truth_no_frames():
+    assert "right" not in words(plot_sheet(images(2), [0, 1], ["a", "b"], predicted([[0.7, 0.3]])))
     assert frames(plot_sheet(images(2), [0, 1], ["a", "b"], predicted([[0.7, 0.3]]))) == []
     assert frames(plot_sheet(images(2), [0, 1], ["a", "b"], predicted([[0.7, 0.3]], truth=[-1]))) == []
 

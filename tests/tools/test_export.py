@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 
@@ -100,6 +101,11 @@ def test_an_encoder_its_card_and_the_example_in_it(tmp_path, folders, pretrained
         "encoder.onnx" if kind == "onnx" else "encoder.pt2",
     }
     text = (tmp_path / "card.md").read_text()
+    digest = hashlib.sha256(pretrained["meta_deepbdc"].read_bytes()).hexdigest()
+    said = ("A feature extractor", "pre-trained: backbone", "train.npz", digest, card["weights"], "1 random picture |")
+    for part in said:
+        assert part in text, part
+    assert "softmax" not in text  # features are no probabilities
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     images = np.random.default_rng(0).random((4, 3, 16, 16), dtype=np.float32)
     names = {"images": images if kind == "onnx" else torch.from_numpy(images)}
