@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones import UserError
+from fewshot.checks import positive, whole
 from fewshot.prototypes import (
     at_least_float32,
     check_episodes,
@@ -104,9 +105,9 @@ class ADM(nn.Module):
 
     def __init__(self, n_way: int | None = None, top_k: int = 3, ridge: float = 0.01):
         super().__init__()
-        self.n_way = n_way
-        self.top_k = top_k
-        self.ridge = ridge
+        self.n_way = whole("n_way", n_way, 1, optional=True)
+        self.top_k = whole("top_k", top_k, 1)
+        self.ridge = positive("ridge", ridge)
         self.norm = nn.BatchNorm1d(2 * (n_way or 1))
         self.taps = nn.Parameter(torch.full((2,), 0.5))  # a random sign would start inverted
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fewshot.checks import positive
 from fewshot.finetuning import Recipe, descend, residual, rows_of, scatter_rows, start_weights
 from fewshot.good_embed import normalise
 from fewshot.prototypes import at_least_float32, check_episodes, drop_padding, mask_absent, membership
@@ -41,7 +42,7 @@ class BaselinePP(nn.Module):
         super().__init__()
         if start not in STARTS:
             raise ValueError(f"unknown start '{start}' of BaselinePP; known: {', '.join(STARTS)}")
-        self.scale = scale
+        self.scale = positive("scale", scale)
         self.recipe = Recipe(passes, batch_size, lr, momentum, dampening, weight_decay, seed)
         self.start = start
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fewshot.checks import flag, positive, whole
 from fewshot.prototypes import (
     at_least_float32,
     check_episodes,
@@ -78,11 +79,9 @@ class BDCSPN(nn.Module):
 
     def __init__(self, temperature: float = 10.0, top: int | None = 8, normalise: bool = True):
         super().__init__()
-        if top is not None and top < 0:
-            raise ValueError(f"top must be at least 0 or None (all queries), got {top}")
-        self.temperature = temperature
-        self.top = top
-        self.normalise = normalise
+        self.temperature = positive("temperature", temperature)
+        self.top = whole("top", top, optional=True)
+        self.normalise = flag("normalise", normalise)
 
     def forward(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,11 +116,22 @@ class Loaded:
         """Return the options of the head that was trained with the encoder; none where another method is asked for."""
         return dict(self.card.get("head", {})) if self.architecture.method == self.card.get("method") else {}
 
-    def load_head(self, head: nn.Module) -> nn.Module:
-        """Give the head the weights that were trained with the encoder, where it has any and the file holds them."""
+    def load_head(self, head: nn.Module, training: bool = False) -> nn.Module:
+        """Give the head the weights that were trained with the encoder, where it has any and the file holds them.
+
+        training: they are about to be trained. Otherwise a head whose weights start at random (`random_start`; those
+            of the other heads start at values that mean something) warns where the file has none, and keeps the
+            sentence as its `note`, which tables print.
+        """
         own = {key.removeprefix("head."): value for key, value in self.state.items() if key.startswith("head.")}
         if own and any(True for _ in head.parameters()):
             load_state(head, own, "head of the checkpoint")
+        elif getattr(head, "random_start", False) and not training:
+            head.note = (
+                f"the head {type(head).__name__} has random weights, since the checkpoint holds none for it, so its "
+                "accuracy says nothing: train it with tools.meta_train first"
+            )
+            warnings.warn(head.note, stacklevel=2)
         return head
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones import UserError
+from fewshot.checks import at_least, whole
 from fewshot.prototypes import at_least_float32, check_episodes, class_sums, drop_padding, mask_absent, membership
 
 
@@ -45,9 +46,9 @@ class CovaMNet(nn.Module):
 
     def __init__(self, n_positions: int | None = None, slope: float = 0.2, dropout: float = 0.5):
         super().__init__()
-        self.n_positions = n_positions
-        self.slope = slope
-        self.dropout = nn.Dropout(dropout)
+        self.n_positions = whole("n_positions", n_positions, 1, optional=True)
+        self.slope = at_least("slope", slope)
+        self.dropout = nn.Dropout(at_least("dropout", dropout))
         start = 1.0 / (n_positions or 1)  # the mean over positions; a random sign would start inverted
         self.taps = nn.Parameter(torch.full((n_positions or 1,), start))
 

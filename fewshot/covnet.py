@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fewshot.checks import at_least
 from fewshot.prototypes import at_least_float32, check_episodes, class_means, mask_absent, squared_distances
 
 
@@ -29,7 +30,7 @@ class CovNet(nn.Module):
 
     def __init__(self, eps: float = 1e-5):
         super().__init__()
-        self.eps = eps
+        self.eps = at_least("eps", eps)
 
     def forward(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int | None = None) -> Tensor:
         """(E, S, C, H, W), (E, S), (E, Q, C, H, W) -> logits (E, Q, K); -inf for a class without support."""

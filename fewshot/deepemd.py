@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fewshot.checks import positive, whole
 from fewshot.prototypes import PADDING, at_least_float32, check_episodes, class_means, mask_absent, unit
 from fewshot.transport import exact_solver_name, exact_transport, sinkhorn
 
@@ -85,15 +86,15 @@ class DeepEMD(nn.Module):
             raise ValueError(f"unknown solver '{solver}' of DeepEMD; known: {', '.join(SOLVERS)}, auto")
         if norm not in NORMS:
             raise ValueError(f"unknown norm '{norm}' of DeepEMD; known: {', '.join(NORMS)}")
-        self.temperature = temperature
+        self.temperature = positive("temperature", temperature)
         self.norm = norm
         self.solver = solver
-        self.regularisation = regularisation
-        self.iterations = iterations
-        self.tune_passes = tune_passes
-        self.tune_lr = tune_lr
-        self.tune_batch = tune_batch
-        self.seed = seed
+        self.regularisation = positive("regularisation", regularisation)
+        self.iterations = whole("iterations", iterations, 1)
+        self.tune_passes = whole("tune_passes", tune_passes)
+        self.tune_lr = positive("tune_lr", tune_lr)
+        self.tune_batch = whole("tune_batch", tune_batch, 1)
+        self.seed = whole("seed", seed)
 
     def forward(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int | None = None) -> Tensor:
         """(E, S, C, H, W), (E, S), (E, Q, C, H, W) -> logits (E, Q, K); -inf for a class without support."""

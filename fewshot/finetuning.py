@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewshot.checks import at_least, positive, whole
+
 Parameters = tuple[Tensor, ...]
 
 
@@ -38,11 +40,12 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.passes < 0 or (self.batch_size is not None and self.batch_size < 1):
-            raise ValueError(
-                f"passes={self.passes} must be at least 0 and batch_size={self.batch_size} at least 1 "
-                "(or None: all rows)"
-            )
+        whole("passes", self.passes)
+        whole("batch_size", self.batch_size, 1, optional=True)
+        positive("lr", self.lr)
+        for name in ("momentum", "dampening", "weight_decay"):
+            at_least(name, getattr(self, name))
+        whole("seed", self.seed)
 
     def generators(self) -> tuple[np.random.Generator, np.random.Generator]:
         """Return the generators of the start weights and of the order."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fewshot.checks import positive
 from fewshot.prototypes import (
     at_least_float32,
     check_episodes,
@@ -72,7 +73,7 @@ class FRN(nn.Module):
 
     def __init__(self, divisor: float = 1.0):
         super().__init__()
-        self.divisor = divisor
+        self.divisor = positive("divisor", divisor)
         self.alpha = nn.Parameter(torch.zeros(()))
         self.beta = nn.Parameter(torch.zeros(()))
         self.scale = nn.Parameter(torch.ones(()))

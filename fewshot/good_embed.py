@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from fewshot.checks import at_least, positive, whole
 from fewshot.logistic import fit_logistic, fit_sklearn
 from fewshot.prototypes import check_episodes, drop_padding
 
@@ -34,12 +35,10 @@ class GoodEmbed(nn.Module):
         super().__init__()
         if solver not in SOLVERS:
             raise ValueError(f"unknown solver '{solver}' of the logistic head; known: {', '.join(SOLVERS)}")
-        if not C > 0:
-            raise ValueError(f"C must be positive, got {C}: it weighs the cross-entropy against the penalty")
-        self.C = C
-        self.norm_eps = norm_eps
-        self.tol = tol
-        self.max_iter = max_iter
+        self.C = positive("C", C)
+        self.norm_eps = at_least("norm_eps", norm_eps, optional=True)
+        self.tol = positive("tol", tol)
+        self.max_iter = whole("max_iter", max_iter, 1)
         self.solver = solver
 
     def forward(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int | None = None) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from backbones import UserError
 from episodes.learn2learn.library import import_learn2learn
+from fewshot.checks import flag, positive, whole
 from fewshot.prototypes import class_means
 
 STARTS = ("zeros", "prototypes", "learned")
@@ -46,11 +47,11 @@ class InnerLoop:
     library: str = "torch"
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or (self.test_steps is not None and self.test_steps < 0) or not self.lr > 0:
-            raise UserError(
-                f"inner_steps={self.steps} must be at least 1, test_steps={self.test_steps} at least 0 (or None), "
-                f"and inner_lr={self.lr} above 0"
-            )
+        whole("inner_steps", self.steps, 1)
+        whole("test_steps", self.test_steps, optional=True)
+        positive("inner_lr", self.lr)
+        flag("first_order", self.first_order)
+        whole("n_way", self.n_way, 1, optional=True)
         for name, value, known in (("start", self.start, STARTS), ("library", self.library, LIBRARIES)):
             if value not in known:
                 raise UserError(f"unknown {name} '{value}' of the inner loop; known: {', '.join(known)}")
@@ -74,7 +75,9 @@ def add_start(head: nn.Module, loop: InnerLoop, in_channels: int) -> None:
 
     Drawn as `nn.Linear` draws them.
     """
+    whole("in_channels", in_channels, 1)
     layer = nn.Linear(in_channels, loop.n_way) if loop.start == "learned" else None
+    head.random_start = layer is not None  # see `fewshot.card.Loaded.load_head`
     head.register_parameter("weight", layer.weight if layer else None)
     head.register_parameter("bias", layer.bias if layer else None)
 

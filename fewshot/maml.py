@@ -188,7 +188,7 @@ class AdaptingHead(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder, self.head, self.context = encoder, head, context
-        self.transductive = head.transductive
+        self.transductive, self.note = head.transductive, getattr(head, "note", None)
 
     def forward(
         self,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from fewshot.checks import flag, positive, whole
 from fewshot.prototypes import at_least_float32, check_episodes, drop_padding, mask_absent, membership, unit
 
 
@@ -40,10 +41,11 @@ class MatchingNet(nn.Module):
 
     def __init__(self, context: bool = False, in_channels: int = 64, steps: int | None = None, eps: float = 1e-6):
         super().__init__()
-        self.in_channels = in_channels
-        self.steps = steps
-        self.eps = eps
+        self.in_channels = whole("in_channels", in_channels, 1)
+        self.steps = whole("steps", steps, 1, optional=True)
+        self.eps = positive("eps", eps)
         self.support_encoder = self.query_encoder = None
+        self.random_start = flag("context", context)  # see `fewshot.card.Loaded.load_head`
         if context:
             self.support_encoder = nn.LSTM(in_channels, in_channels, batch_first=True, bidirectional=True)
             self.query_encoder = nn.LSTMCell(2 * in_channels, in_channels)

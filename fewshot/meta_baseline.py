@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fewshot.checks import positive
 from fewshot.prototypes import (
     at_least_float32,
     check_episodes,
@@ -24,7 +25,7 @@ class MetaBaseline(nn.Module):
 
     def __init__(self, temperature: float = 10.0):
         super().__init__()
-        self.temperature = nn.Parameter(torch.tensor(float(temperature)))
+        self.temperature = nn.Parameter(torch.tensor(float(positive("temperature", temperature))))
 
     def forward(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int | None = None) -> Tensor:
         """(E, S, D), (E, S), (E, Q, D) -> logits (E, Q, K); -inf for a class without support."""

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from fewshot.checks import flag, whole
 from fewshot.prototypes import (
     at_least_float32,
     check_episodes,
@@ -50,14 +51,13 @@ class MetaDeepBDC(nn.Module):
 
     def __init__(self, k_shot: int | None = None, similarity: str | None = None, exact_trace: bool = False):
         super().__init__()
-        if k_shot is not None and k_shot < 1:
-            raise ValueError(f"k_shot must be at least 1, got {k_shot}")
+        whole("k_shot", k_shot, 1, optional=True)
         if similarity is None:
             similarity = "auto" if k_shot is None else "inner" if k_shot == 1 else "squared"
         if similarity not in SIMILARITIES:
             raise ValueError(f"unknown similarity '{similarity}' of MetaDeepBDC; known: {', '.join(SIMILARITIES)}")
         self.similarity = similarity
-        self.exact_trace = exact_trace
+        self.exact_trace = flag("exact_trace", exact_trace)
 
     def forward(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int | None = None) -> Tensor:
         """(E, S, D), (E, S), (E, Q, D) -> logits (E, Q, K); -inf for a class without support."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fewshot.checks import at_least
 from fewshot.prototypes import (
     at_least_float32,
     check_episodes,
@@ -31,7 +32,7 @@ class ProtoNet(nn.Module):
         if distance not in DISTANCES:
             raise ValueError(f"unknown distance '{distance}' of ProtoNet; known: {', '.join(DISTANCES)}")
         self.distance = distance
-        self.eps = eps
+        self.eps = at_least("eps", eps)
 
     def forward(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int | None = None) -> Tensor:
         """(E, S, D), (E, S), (E, Q, D) -> logits (E, Q, K); -inf for a class without support."""

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fewshot.checks import whole
 from fewshot.prototypes import at_least_float32, check_episodes, class_means, class_sums, mask_absent
 
 CLASS_MAPS = {"mean": class_means, "sum": class_sums}
@@ -29,11 +30,14 @@ class RelationNet(nn.Module):
     """
 
     near_bytes = 2 << 20  # see `episodes.evaluate`
+    random_start = True  # see `fewshot.card.Loaded.load_head`
 
     def __init__(self, in_channels: int = 64, hidden: int = 64, units: int = 8, class_map: str = "mean"):
         super().__init__()
         if class_map not in CLASS_MAPS:
             raise ValueError(f"unknown class_map '{class_map}' of RelationNet; known: {', '.join(CLASS_MAPS)}")
+        for name, value in (("in_channels", in_channels), ("hidden", hidden), ("units", units)):
+            whole(name, value, 1)
         self.in_channels = in_channels
         self.class_map = class_map
         self.compare = nn.Conv2d(2 * in_channels, hidden, 3, padding=1)

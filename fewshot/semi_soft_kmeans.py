@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fewshot.checks import at_least, flag, whole
 from fewshot.prototypes import at_least_float32, check_episodes, class_sums, mask_absent, squared_distances
 from fewshot.soft_kmeans import refine
 from fewshot.transductive import class_probabilities, real_queries
@@ -90,8 +91,9 @@ class SemiSoftKMeans(nn.Module):
         super().__init__()
         if distractors not in DISTRACTORS:
             raise ValueError(f"distractors are dealt with by {', '.join(DISTRACTORS)}, not by '{distractors}'")
-        self.distractors, self.steps, self.temperature = distractors, steps, temperature
-        self.transductive = use_queries
+        self.distractors, self.steps = distractors, whole("steps", steps)
+        self.temperature = at_least("temperature", temperature)
+        self.transductive = flag("use_queries", use_queries)
         if distractors == "cluster":
             self.log_radius = nn.Parameter(torch.zeros(()))
         if distractors == "mask":

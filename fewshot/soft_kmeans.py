@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fewshot.checks import at_least, whole
 from fewshot.prototypes import at_least_float32, check_episodes, class_sums, mask_absent, squared_distances
 from fewshot.transductive import class_probabilities, real_queries
 
@@ -37,8 +38,8 @@ class SoftKMeans(nn.Module):
 
     def __init__(self, steps: int = 1, temperature: float = 1.0):
         super().__init__()
-        self.steps = steps
-        self.temperature = temperature
+        self.steps = whole("steps", steps)
+        self.temperature = at_least("temperature", temperature)
 
     def forward(
         self,

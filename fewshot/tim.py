@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fewshot.checks import at_least, positive, whole
 from fewshot.prototypes import (
     at_least_float32,
     check_episodes,
@@ -68,10 +69,14 @@ class TIM(nn.Module):
         conditional_weight: float = 0.1,
     ):
         super().__init__()
-        self.temperature = temperature
-        self.steps = steps
-        self.lr = lr
-        self.loss_weights = (ce_weight, marginal_weight, conditional_weight)
+        self.temperature = positive("temperature", temperature)
+        self.steps = whole("steps", steps)
+        self.lr = positive("lr", lr)
+        self.loss_weights = (
+            at_least("ce_weight", ce_weight),
+            at_least("marginal_weight", marginal_weight),
+            at_least("conditional_weight", conditional_weight),
+        )
 
     @torch.no_grad()
     def forward(

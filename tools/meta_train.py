@@ -34,7 +34,7 @@ def meta_train(config: MetaTrain) -> dict:
             raise UserError(f"{METHODS[method].title} does not learn from unlabelled pictures: use semi_soft_kmeans")
         shots = config.episodes.k_shot
         head = create_head(method, shots, loaded.encoder.out_dim, **config.model.head)
-        model = EpisodeModel(loaded.encoder, loaded.load_head(head))
+        model = EpisodeModel(loaded.encoder, loaded.load_head(head, training=True))
         if config.model.frozen and find_method(method).adapts:
             raise UserError(f"{METHODS[method].title} adapts the backbone, which model.frozen forbids: use anil")
         if config.model.frozen:

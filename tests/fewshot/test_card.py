@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -100,6 +101,36 @@ def test_a_pre_trained_file_leaves_heads_as_they_start(tmp_path):
     save_weights(PretrainModel(encoder, 5), tmp_path / "w.safetensors", plan.card("pretrain"))
     loaded = load_encoder(tmp_path / "w.safetensors", say=quiet)
     assert loaded.load_head(create_head("meta_baseline", 1)).temperature.item() == 10.0
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("relation_net", {}), ("matching_net", {"context": True}), ("anil", {"start": "learned", "n_way": 5})],
+)
+def test_a_head_that_would_score_by_random_weights_says_so(tmp_path, method, options):
+    plan, encoder = small(method, None)
+    save_weights(PretrainModel(encoder, 5), tmp_path / "pre.safetensors", plan.card("pretrain"))
+    loaded = load_encoder(tmp_path / "pre.safetensors", say=quiet)
+    with pytest.warns(UserWarning, match="has random weights, since the checkpoint holds none"):
+        head = loaded.load_head(create_head(method, 1, encoder.out_dim, **options))
+    assert "accuracy says nothing" in head.note
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trained = loaded.load_head(create_head(method, 1, encoder.out_dim, **options), training=True)
+        save_weights(EpisodeModel(encoder, trained), tmp_path / "meta.safetensors", plan.card("meta"))
+        loaded = load_encoder(tmp_path / "meta.safetensors", say=quiet)
+        head = loaded.load_head(create_head(method, 1, encoder.out_dim, **options))
+    assert getattr(head, "note", None) is None
+
+
+@pytest.mark.parametrize("method", ["frn", "adm", "covamnet", "matching_net", "anil", "meta_baseline"])
+def test_heads_that_start_at_values_that_mean_something_are_silent(tmp_path, method):
+    plan, encoder = small(method, None)
+    save_weights(PretrainModel(encoder, 5), tmp_path / "w.safetensors", plan.card("pretrain"))
+    loaded = load_encoder(tmp_path / "w.safetensors", say=quiet)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded.load_head(create_head(method, 1, encoder.out_dim))
 
 
 def test_damaged_and_missing_files(tmp_path):

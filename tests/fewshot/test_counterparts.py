@@ -297,8 +297,8 @@ def test_batches_visit_every_real_row_once_a_pass():
     [
         (lambda: Baseline(start="ones"), "unknown start 'ones'"),
         (lambda: BaselinePP(start="zeros"), "unknown start 'zeros'"),
-        (lambda: Baseline(batch_size=0), "batch_size=0"),
-        (lambda: BaselinePP(passes=-1), "passes=-1"),
+        (lambda: Baseline(batch_size=0), "batch_size must be .* at least 1 .or null., not 0"),
+        (lambda: BaselinePP(passes=-1), "passes must be .* at least 0, not -1"),
         (lambda: RelationNet(class_map="max"), "unknown class_map 'max'"),
     ],
 )

@@ -280,8 +280,8 @@ def test_any_backbone_adapts(backbone):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("maml", {"inner_steps": 0}, "inner_steps=0 must be at least 1"),
-        ("anil", {"inner_lr": float("nan")}, "inner_lr=nan above 0"),
+        ("maml", {"inner_steps": 0}, "inner_steps must be a whole number of at least 1"),
+        ("anil", {"inner_lr": float("nan")}, "inner_lr must be a number above 0, not nan"),
         ("anil", {"start": "random"}, "unknown start 'random'.*zeros, prototypes, learned"),
         ("maml", {"library": "higher"}, "unknown library 'higher'"),
         ("maml", {"start": "learned"}, "a learned start needs n_way"),

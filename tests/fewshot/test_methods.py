@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import math
+import re
+
 import pytest
 import torch
 
@@ -68,7 +72,7 @@ def test_unknown_names_are_refused_with_the_nearest():
     [
         ("protonet", {"C": 1.0}, "does not take these options"),
         ("protonet", {"distance": "cosine"}, "unknown distance 'cosine'"),
-        ("stl_deepbdc", {"C": -1.0}, "C must be positive"),
+        ("stl_deepbdc", {"C": -1.0}, "C must be a number above 0"),
         ("meta_deepbdc", {"similarity": "trace"}, "unknown similarity"),
     ],
 )
@@ -87,3 +91,42 @@ def test_pools():
     assert isinstance(create_encoder("stl_deepbdc", "conv4", SMALL).pool, BDC)
     assert create_encoder("stl_deepbdc", "conv4", SMALL, reduce_dim=3).pool.out_dim == 6
     assert isinstance(METHODS["good_embed"].head(1), GoodEmbed)
+
+
+def options_of(name: str) -> list[tuple[str, object]]:
+    """Return the numbers and switches that a head is built with: (name, default)."""
+    words = {"k_shot", "similarity", "centre"}  # of the test, a word or None, and a list of numbers
+    known = inspect.signature(type(create_head(name, 1))).parameters.values()
+    return [(p.name, p.default) for p in known if p.name not in words and not isinstance(p.default, str)]
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_every_number_of_a_head_is_checked_before_long_work(name):
+    """A word, a negative number and one that is no number are refused at once, with the option's name."""
+    for option, default in options_of(name):
+        if option == "use_queries":
+            continue  # is what makes the method transductive, and refused in any other
+        for wrong in ("abc",) if isinstance(default, bool) else ("abc", -3, math.nan, True, [1]):
+            with pytest.raises(UserError, match=rf"{option} must be .*, not {re.escape(repr(wrong))}"):
+                create_head(name, 1, **{option: wrong})
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("frn", {"divisor": 0}), ("deepemd", {"iterations": 0}), ("baseline", {"lr": 0}), ("good_embed", {"C": 0}),
+        ("tim", {"steps": 2.5}), ("adm", {"top_k": 0}), ("anil", {"inner_steps": 0}), ("covamnet", {"dropout": 1.5}),
+    ],
+)  # fmt: skip
+def test_numbers_at_which_a_head_means_nothing_are_refused(name, options):
+    with pytest.raises(UserError, match=f"the head of '{name}' does not take these options|must be"):
+        create_head(name, 1, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("good_embed", {"norm_eps": None}), ("bd_cspn", {"top": None}), ("tim", {"steps": 0}), ("baseline", {"passes": 0}),
+     ("deepemd", {"tune_passes": 0}), ("maml", {"test_steps": None})],
+)  # fmt: skip
+def test_the_ends_of_the_ranges_are_taken(name, options):
+    create_head(name, 1, **options)

@@ -95,7 +95,7 @@ def test_bd_cspn_undoes_a_shift_of_the_queries():
 
 
 def test_bd_cspn_refuses_a_negative_number():
-    with pytest.raises(ValueError, match="top must be at least 0"):
+    with pytest.raises(ValueError, match="top must be a whole number of at least 0"):
         BDCSPN(top=-1)
 
 

@@ -58,6 +58,26 @@ def test_an_unknown_solver_is_named_with_those_there_are(score):
         score("protonet", solver="sklearn")
 
 
+def test_a_head_without_trained_weights_stands_in_table_and_metrics(tmp_path, packs, pretrained):
+    """Of a head that adapts the network as well, whose encoder is wrapped around it."""
+    for name, model in (
+        ("relation_net", tiny.model("relation_net")),
+        ("maml", tiny.model("maml", head={"start": "learned", "n_way": 5, "test_steps": 1})),
+    ):
+        options = tiny.evaluate_options(
+            tmp_path / name,
+            str(pretrained["protonet"]),
+            packs["test"],
+            method=name,
+            model=model,
+            k_shot=[1],
+            episodes=2,
+        )
+        with pytest.warns(UserWarning, match="has random weights"):
+            metrics = evaluate(options)
+        assert "accuracy says nothing" in metrics["notes"]["head"]
+
+
 @pytest.mark.parametrize("cache", ["disk", "memory", "none"])
 def test_simpleshot_takes_the_mean_of_base_classes(score, packs, pretrained, cache):
     loaded = load_encoder(str(pretrained["meta_deepbdc"]), method="simpleshot")
