@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table as RichTable
 
 
@@ -129,15 +130,25 @@ class Table:
             writer.writerow([*key, *percents, entry["episodes"], seconds, int(self.is_best(*key))])
         return text.getvalue()
 
-    def to_rich(self, width: int = 80) -> RichTable:
+    def to_rich(self, width: int = 80) -> Group:
         """Build the table for a terminal of `width` places; where it does not fit, intervals get lines of their own.
 
-        Where all cells have the same number of episodes, it stands once below the table.
+        Title and notes stand above and below, as wide as the terminal whatever the table's width. Where all cells have
+        the same number of episodes, it is one of the notes.
         """
-        from rich.console import Console
+        from rich.console import Console, Group
+        from rich.text import Text
 
         table = self._rich(" ")
-        return table if Console(width=10_000).measure(table).maximum <= width else self._rich("\n")
+        table = table if Console(width=10_000).measure(table).maximum <= width else self._rich("\n")
+        notes = [Text(f"{key}: {text}", style="dim") for key, text in {**self._shared, **self.notes}.items()]
+        return Group(Text(self.title, style="italic"), table, *notes)
+
+    @property
+    def _shared(self) -> dict[str, str]:
+        """The number of episodes, where all cells have the same."""
+        counts = {cell.episodes for cell in self.cells.values()}
+        return {"episodes per cell": f"{counts.pop():,}"} if len(counts) == 1 else {}
 
     def _rich(self, wrap: str) -> RichTable:
         """Build the table for a terminal, with `wrap` between a mean and its interval."""
@@ -145,11 +156,7 @@ class Table:
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        counts = {cell.episodes for cell in self.cells.values()}
-        shared = {"episodes per cell": f"{counts.pop():,}"} if len(counts) == 1 else {}
-        caption = "\n".join(f"{key}: {text}" for key, text in {**shared, **self.notes}.items())
-        table = RichTable(title=Text(self.title), caption=Text(caption), box=box.SIMPLE_HEAD)
-        table.title_justify = table.caption_justify = "left"
+        table, shared = RichTable(box=box.SIMPLE_HEAD), bool(self._shared)
         table.add_column("", no_wrap=True)
         for group, column in self.columns:
             table.add_column(Text(f"{group}\n{column.replace(', ', ',' + chr(10))}"), justify="right")

@@ -83,6 +83,15 @@ def test_terminal_table_fits_80_places(groups):
     assert re.search(r"\x1b\[1m *60\.00", text) and not re.search(r"\x1b\[1m *50\.00", text)
 
 
+def test_title_and_notes_are_not_bound_to_the_width_of_the_table():
+    title, note = "Meta DeepBDC, 5-way 15-query episodes of greek letters", "a sentence that is longer than the table"
+    table = Table(title, ["A"], [("g", ["1"])], {("A", "g", "1"): Cell(0.5, 0.1, 600, 1.0)}, {"head": note})
+    console = Console(width=80, file=io.StringIO())
+    console.print(table.to_rich())
+    lines = [line.strip() for line in console.file.getvalue().splitlines()]
+    assert title in lines and f"head: {note}" in lines
+
+
 def test_terminal_table_shows_differing_numbers_of_episodes():
     cells = {("A", "g", "1"): Cell(0.5, 0.1, 600, 1.0), ("A", "g", "5"): Cell(0.5, 0.1, 200, 1.0)}
     console = Console(width=80, file=io.StringIO())

@@ -119,7 +119,7 @@ def narrow(table: Table, width: int = 80) -> list[Table]:
         return replace(table, column_groups=groups, cells=cells, failed=failed, notes={})
 
     def fits(groups: list[tuple[str, list[str]]]) -> bool:
-        return ruler.measure(part(groups).to_rich(width)).maximum <= width
+        return ruler.measure(replace(part(groups), title="").to_rich(width)).maximum <= width
 
     ruler, parts = Console(width=10_000), [[]]
     for group, columns in table.column_groups:
