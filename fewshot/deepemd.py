@@ -62,6 +62,9 @@ class DeepEMD(nn.Module):
     solver: "exact" solves every transport problem by a linear program (evaluation; the plan carries no gradient, the
         similarities do) or "sinkhorn", the entropic plan of all pairs at once (training), with `regularisation` and
         `iterations`. "auto" (default) is sinkhorn in train mode and exact in eval mode.
+    The exact plans are solved one pair after the other on the CPU, by POT where it is installed: 58 to 80 ms an episode
+        of 5 classes and 75 queries on 5x5 maps, several times as long by SciPy. POT keeps Python's lock while it solves
+        (two threads took as long as one), so that only more processes would share them.
     Several shots: the map of a class starts at the mean of its support maps and is tuned by SGD for `tune_passes`
     passes over the support in batches of `tune_batch` (rate tune_lr, momentum 0.9 with dampening 0.9, always with
     the sinkhorn plan). The order of the batches comes from `seed` and is the same for every episode. As in the

@@ -55,11 +55,18 @@ def frn_scores(
 
 
 def reconstruction_error(query: Tensor, rebuild: Tensor, beta: Tensor) -> Tensor:
-    """Return the mean over positions of the squared error, (E, Q, M, C) and (E, K, C, C) -> (E, Q, K)."""
+    """Return the mean over positions of the squared error, (E, Q, M, C) and (E, K, C, C) -> (E, Q, K).
+
+    b q W - q is q (b W - I): the identity is taken off the small matrix, once a class, which leaves one product and one
+    sum over what it makes, (E, K, Q*M, C). Gram matrices of the queries would make less, but lose the digits of a
+    residual that is small beside its query.
+    """
     n_episodes, n_query, n_positions, n_channels = query.shape
     flat = query.reshape(n_episodes, 1, n_query * n_positions, n_channels)
-    error = (beta.exp() * (flat @ rebuild) - flat).square().sum(-1)  # (E, K, Q*M)
-    return error.view(n_episodes, rebuild.shape[1], n_query, n_positions).mean(-1).transpose(1, 2)
+    eye = torch.eye(n_channels, dtype=rebuild.dtype, device=rebuild.device)
+    residual = flat @ (beta.exp() * rebuild - eye)
+    per_query = residual.view(n_episodes, rebuild.shape[1], n_query, n_positions * n_channels)
+    return torch.linalg.vector_norm(per_query, dim=-1).square().transpose(1, 2) / n_positions
 
 
 class FRN(nn.Module):
