@@ -36,6 +36,8 @@ def open_fabric(machine: Machine, seed: int) -> lightning_fabric.Fabric:
     warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
     if machine.deterministic and torch.cuda.is_available():
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    if str(machine.devices) == "0":
+        raise _refusal("machine.devices 0 leaves no device to work on: give 1 or more, or auto; '0,' is the first GPU")
     devices, nodes = launched(machine)
     try:
         fabric = _fabric(machine, devices, nodes, "auto")
@@ -76,13 +78,20 @@ def launched(machine: Machine) -> tuple[str | int, int]:
     else:
         return machine.devices, machine.num_nodes
     if devices is None:
-        raise UserError("SLURM does not say how many processes each node has: give sbatch or srun --ntasks-per-node")
+        raise _refusal("SLURM does not say how many processes each node has: give sbatch or srun --ntasks-per-node")
     devices, nodes, asked = int(devices), int(nodes), _count(machine.devices)
     if asked not in (None, 1, devices):
-        raise UserError(f"{by} has started {devices} processes on this node, not {asked}: leave out --machine.devices")
+        raise _refusal(f"{by} has started {devices} processes on this node, not {asked}: leave out --machine.devices")
     if machine.num_nodes not in (1, nodes):
-        raise UserError(f"{by} runs on {nodes} nodes, not {machine.num_nodes}: leave out --machine.num_nodes")
+        raise _refusal(f"{by} runs on {nodes} nodes, not {machine.num_nodes}: leave out --machine.num_nodes")
     return (machine.devices if asked == devices else devices), nodes
+
+
+def _refusal(text: str) -> UserError:
+    """Return what all processes of a node raise for the same wrong options; the first of them says it."""
+    srun = "SLURM_LOCALID" if by_srun() else ""
+    first = os.environ.get("LOCAL_RANK" if TorchElasticEnvironment.detect() else srun, "0") == "0"
+    return (UserError if first else Elsewhere)(text)
 
 
 def by_srun() -> bool:

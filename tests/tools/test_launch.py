@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from backbones import UserError
+from episodes.errors import Elsewhere
 from tests.tools import tiny
 from tools.evaluate import evaluate
 from tools.groups import Machine
@@ -138,6 +139,11 @@ def test_who_has_started_the_processes_says_how_many(monkeypatch):
         launched(Machine(devices=2))
     with pytest.raises(UserError, match="torchrun runs on 2 nodes, not 3"):
         launched(Machine(num_nodes=3))
+    for rank, kind in (("0", UserError), ("1", Elsewhere)):  # the first process of a node speaks for all
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        with pytest.raises(UserError) as caught:
+            launched(Machine(devices=2))
+        assert type(caught.value) is kind
 
 
 def test_slurm_must_say_how_many_processes_a_node_has(monkeypatch):
@@ -159,9 +165,15 @@ def test_a_batch_script_without_srun_is_one_process(monkeypatch):
     assert open_fabric(Machine(accelerator="cpu"), 0).world_size == 1
 
 
-@pytest.mark.parametrize("devices", ["abc", -2, 0])
+@pytest.mark.parametrize("devices", ["abc", -2])
 def test_devices_that_are_none_are_refused(devices):
     with pytest.raises(UserError, match="cannot use this machine as asked"):
+        open_fabric(Machine(accelerator="cpu", devices=devices), 0)
+
+
+@pytest.mark.parametrize("devices", [0, "0"])
+def test_no_device_at_all_is_refused_with_what_to_give(devices):
+    with pytest.raises(UserError, match="leaves no device to work on: give 1 or more, or auto"):
         open_fabric(Machine(accelerator="cpu", devices=devices), 0)
 
 
