@@ -54,6 +54,11 @@ def to_task_dataset(
     For tasks that learn2learn draws itself, use its transforms on `to_meta_dataset`.
     Raises UserError when classes are too few or too small.
     """
+    if not isinstance(pictures, Pictures):
+        raise UserError(
+            f"to_task_dataset takes Pictures, which know the size and the normalisation of a task's images, not a "
+            f"{type(pictures).__name__}: wrap the data set, Pictures(dataset, size, mean, std)"
+        )
     names = pictures.dataset.class_names
     sampler = EpisodeSampler(pictures.dataset.labels, n_way, k_shot, n_query, num_tasks, seed=seed, class_names=names)
     meta = to_meta_dataset(pictures)  # refuses an environment without learn2learn
@@ -96,7 +101,15 @@ def _eight_bits(image: Tensor, largest: float) -> Tensor:
 
 
 def from_meta_dataset(meta: Any, largest: float = 1.0) -> MetaSet:
-    """Give a learn2learn MetaDataset (a TaskDataset's `dataset`, too) as our data set; see `MetaSet`."""
+    """Give a learn2learn MetaDataset (a TaskDataset's `dataset`, too) as our data set; see `MetaSet`.
+
+    Raises UserError for anything else.
+    """
+    if not (hasattr(meta, "indices_to_labels") and hasattr(meta, "__getitem__")):
+        raise UserError(
+            f"from_meta_dataset takes a learn2learn.data.MetaDataset, not a {type(meta).__name__}: of a task set give "
+            "its `dataset`, and wrap a plain data set as learn2learn.data.MetaDataset(dataset)"
+        )
     return MetaSet(meta, largest)
 
 

@@ -227,6 +227,13 @@ def test_a_meta_data_set_is_a_data_set_of_ours(l2l):
     assert evaluate(flat, NearestMean(), shown, EpisodeSampler(mine.labels, 2, 1, 2, 10), show=False).mean > 0.5
 
 
+def test_what_is_no_meta_data_set_or_no_pictures_is_one_sentence():
+    with pytest.raises(UserError, match="takes a learn2learn.data.MetaDataset, not a int"):
+        from_meta_dataset(5)
+    with pytest.raises(UserError, match=r"takes Pictures.*wrap the data set, Pictures\(dataset, size, mean, std\)"):
+        to_task_dataset(array_set(), 3, 1, 2)
+
+
 def test_pictures_in_another_range_are_refused(l2l):
     with pytest.raises(UserError, match="not from 0 to largest=1"):
         from_meta_dataset(to_meta_dataset(pictures()))[0]  # normalised
