@@ -279,7 +279,7 @@ def test_options_that_no_script_can_work_with(run, tmp_path, packs, flags, words
         (["--episodes", "0"], "episodes must be at least 1"),
         (["--size", "3"], "pictures of 3 pixels are too small for the backbone"),
         (["--repeats", "0"], "repeats must be at least 1"),
-        (["--method", "good_embed", "--model.head.C", "-1"], "C must be positive"),
+        (["--method", "good_embed", "--model.head.C", "-1"], "C must be a number above 0"),
         (["--method", "good_embed", "--model.head.c", "1"], "does not take these options"),
     ],
 )

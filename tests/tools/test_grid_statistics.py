@@ -250,3 +250,8 @@ def test_other_seeds_have_other_episodes_and_weights():
     seeds = {(entry["cell"]["seed"], entry["options"]["seed"]) for job in jobs for entry in job.cells}
     assert seeds == {(1, 1), (2, 2)}
     assert all(f"seed{job.options['seed']}" in job.name for job in jobs if job.kind != "test")
+
+
+def test_a_long_title_splits_no_table():
+    table = replace(make_tables(grid())[0], title="a title that is longer than the terminal is wide, " * 3)
+    assert len(narrow(table, 62)) == 2
