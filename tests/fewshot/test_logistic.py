@@ -206,7 +206,7 @@ def test_an_unfinished_fit_warns_and_says_which():
 
 def test_wrong_options_are_refused():
     data = random_episodes((9,))
-    with pytest.raises(ValueError, match="C must be a number above 0, not 0"):
+    with pytest.raises(ValueError, match="C must be positive, got 0"):
         fit_logistic(data.support, data.labels, C=0.0)
     with pytest.raises(ValueError, match="unknown solver 'lbfgs'"):
         GoodEmbed(solver="lbfgs")
