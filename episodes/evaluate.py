@@ -140,7 +140,7 @@ def _linear_predictions(
 
     All supports first, then a few queries at a time: these are most of the bytes, and one product is all they meet.
     """
-    predictions = np.zeros_like(batch.query_labels)
+    predictions = np.empty_like(batch.query_labels)
     n_query, n_way = batch.query.shape[1], batch.classes.shape[1]
     row_bytes, first = _row_bytes(features), 0
     few = max(1, QUERY_BYTES // (n_query * row_bytes))
@@ -148,11 +148,10 @@ def _linear_predictions(
         buffers[0] = take(features, part.support, buffers[0])
         weight, bias = head.linear(buffers[0], torch.from_numpy(np.array(part.support_labels)), n_way)
         scores = weight.new_empty(len(part), n_way, n_query)
-        for start in range(0, len(part), few):
-            rows = slice(start, start + few)
-            buffers[1] = take(features, part.query[rows], buffers[1])
-            query = buffers[1].to(weight.dtype).transpose(1, 2)
-            torch.baddbmm(bias[rows].unsqueeze(2), weight[rows], query, out=scores[rows])
+        parts = [side.split(few) for side in (weight, bias.unsqueeze(2), scores)]
+        for number, (w, b, out) in enumerate(zip(*parts, strict=True)):
+            buffers[1] = take(features, part.query[number * few : (number + 1) * few], buffers[1])
+            torch.baddbmm(b, w, buffers[1].to(w.dtype).transpose(1, 2), out=out)
         predictions[first : first + len(part)] = scores.max(1).indices.numpy()
         first += len(part)
     return predictions

@@ -67,9 +67,9 @@ class FeatureStore:
             out = torch.from_numpy(np.empty((*np.shape(indices), *self.shape[1:]), np.float32))
         rows = out.view(-1, *self.shape[1:]).numpy()
         if self._rows.dtype == rows.dtype:
-            np.take(self._rows, flat, axis=0, out=rows, mode="clip")  # in range as checked; the other modes copy twice
+            self._rows.take(flat, axis=0, out=rows, mode="clip")  # in range as checked; the other modes copy twice
         else:
-            rows[...] = np.take(self._rows, flat, axis=0, mode="clip")
+            rows[...] = self._rows.take(flat, axis=0, mode="clip")
         return out
 
     def mean(self, rows: int = 1024) -> Tensor:

@@ -203,8 +203,7 @@ def test_heads_are_all_methods_that_have_features():
 @pytest.mark.parametrize("name", list(peers.PEERS))
 def test_peers_score_the_same_test(name):
     """easyfsl gets our very episodes; learn2learn draws its own."""
-    if name == "learn2learn":
-        pytest.importorskip("learn2learn", reason="learn2learn could not be built here: see make setup")
+    pytest.importorskip(name, reason=f"{name} is not installed: see make setup")
     case = peers.case(name, 6, 20, episodes=200)
     ours, theirs = case.ours(), np.array(case.other())
     assert len(theirs) == case.other_count == 200

@@ -51,7 +51,7 @@ def test_open_set(run, tmp_path):
     text = (tmp_path / "open" / "table.md").read_text()
     assert "1-shot AUROC" in text and f"{100 * score['auroc']:.2f} ±" in text and "largest probability" in text
     assert "3 queries of each of 2 unknown classes" in text
-    assert text.count(" s) |") == 1 and "(20 ep) |" in text  # the seconds of the test are told once
+    assert "(20 ep) |" in text and text.count(" s) |") <= 1  # the seconds are told once, where they are not 0.0
     assert [rows[0][key] for key in ("way", "supports", "queries")] == ["3", "3", "12"]
     assert metrics["kind"]["unknown_ways"] == 2
     (folder,) = (tmp_path / "open" / "pictures").iterdir()
