@@ -2,8 +2,8 @@
 
 A rule says which classes it can use (`n_way`, `items_per_class`), and draws for a block of episodes at once: `ways`
 and, once the classes are known, `counts`. `block` is the number of episodes drawn in one step; it is part of what
-defines the episodes: changing it changes them all. `uneven` says whether their arrays differ in length, `greedy` whether
-an episode may use up a class.
+defines the episodes: changing it changes them all. `uneven` says whether their arrays differ in length, `greedy`
+whether an episode may use up a class.
 """
 
 from __future__ import annotations
