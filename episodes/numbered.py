@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ from episodes.episode import Episode
 from episodes.errors import UserError
 
 
-class NumberedEpisodes:
+class NumberedEpisodes(ABC):
     """A list of episodes that come in blocks; `EpisodeSampler` and `EpisodeFile` say how a block is made.
 
     n_episodes: of all ranks. block_size: episodes in a block. uneven: whether the arrays of a block are padded.
@@ -82,6 +83,6 @@ class NumberedEpisodes:
             if first < last:
                 yield self._block(start // self.block_size).rows(slice(first, last, self.world_size))
 
+    @abstractmethod
     def _block(self, block: int) -> EpisodeBatch:
         """Return a block of consecutive episodes of the epoch; its arrays are read-only."""
-        raise NotImplementedError

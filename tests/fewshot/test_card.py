@@ -130,7 +130,8 @@ def test_heads_that_start_at_values_that_mean_something_are_silent(tmp_path, met
     loaded = load_encoder(tmp_path / "w.safetensors", say=quiet)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        loaded.load_head(create_head(method, 1, encoder.out_dim))
+        head = loaded.load_head(create_head(method, 1, encoder.out_dim))
+    assert "random" not in (getattr(head, "note", None) or "")
 
 
 def test_damaged_and_missing_files(tmp_path):

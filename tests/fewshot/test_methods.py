@@ -129,4 +129,4 @@ def test_numbers_at_which_a_head_means_nothing_are_refused(name, options):
      ("deepemd", {"tune_passes": 0}), ("maml", {"test_steps": None})],
 )  # fmt: skip
 def test_the_ends_of_the_ranges_are_taken(name, options):
-    create_head(name, 1, **options)
+    assert isinstance(create_head(name, 1, **options), torch.nn.Module)
