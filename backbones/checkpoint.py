@@ -258,6 +258,11 @@ def write_atomically(path: str | Path, write: Callable[[str], None]) -> None:
 
 def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, object] | None = None) -> None:
     """Write the model's state dict as safetensors, atomically, with a JSON card of `metadata` in its header."""
-    state = {key: value.detach().contiguous().cpu() for key, value in model.state_dict().items()}
+    save_tensors(model.state_dict(), path, metadata)
+
+
+def save_tensors(state: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, object] | None = None) -> None:
+    """Write tensors as safetensors, atomically, with a JSON card of `metadata` in the header."""
+    state = {key: value.detach().contiguous().cpu() for key, value in state.items()}
     card = json.dumps({"format": FORMAT, **(metadata or {})})
     write_atomically(path, lambda name: safetensors.torch.save_file(state, name, metadata={"covey": card}))

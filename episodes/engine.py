@@ -20,7 +20,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from backbones.checkpoint import save_weights, write_atomically
+from backbones.checkpoint import save_tensors, write_atomically
 from episodes.errors import UserError
 from episodes.processes import Team, contact, same, spread_buffers, sum_up, team_of, together, wait
 from episodes.progress import Progress
@@ -47,6 +47,7 @@ class Plan:
     validate_from: epochs before the first validation. select: 'best' validation accuracy or the 'last' epoch.
     save_steps: also write the resume checkpoint every so many steps; 0 = at the end of every epoch only.
     seed: of dropout and everything else random inside the model.
+    schedule_steps: the schedule moves with every step of the optimiser, and not after every epoch.
     """
 
     epochs: int
@@ -56,6 +57,15 @@ class Plan:
     select: str = "best"
     save_steps: int = 0
     seed: int = 1
+    schedule_steps: bool = False
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the weights file of a training holds: its card, and which tensors of the model."""
+
+    card: dict
+    weights: Callable[[nn.Module], dict[str, Tensor]]
 
 
 @dataclass
@@ -91,6 +101,7 @@ def fit(
     validate: Callable[[nn.Module], dict[str, float]] | None = None,
     card: dict | None = None,
     say: Callable[[str], None] = print,
+    weights: Callable[[nn.Module], dict[str, Tensor]] | None = None,
 ) -> Progressed:
     """Train a model and return where it ended, with one history row an epoch.
 
@@ -99,17 +110,17 @@ def fit(
     loader: (batches, first step) -> iterable of batches of the current epoch.
     validate: module in eval mode -> numbers for the log; 'val_accuracy' selects the best epoch.
     card: facts about the model that are written into the header of its weights.
+    weights: model -> the tensors to keep of the chosen epoch, for what is tuned beside a frozen network; None: all.
     Raises UserError, on every process, when the loss or a weight of any is no longer finite, or when another process
     has ended; the checkpoints before it stay.
     """
     team = team_of(fabric)
     with contact(lambda: _way_on(run)):
-        return _fit(
-            fabric, team, model, step, batches, loader, optimizer, schedule, plan, run, validate, card or {}, say
-        )
+        keep = Kept(card or {}, weights or nn.Module.state_dict)
+        return _fit(fabric, team, model, step, batches, loader, optimizer, schedule, plan, run, validate, keep, say)
 
 
-def _fit(fabric, team, model, step, batches, loader, optimizer, schedule, plan, run, validate, card, say) -> Progressed:
+def _fit(fabric, team, model, step, batches, loader, optimizer, schedule, plan, run, validate, keep, say) -> Progressed:
     module = model
     model, optimizer = fabric.setup(model, optimizer)
     state = _start(fabric, team, module, optimizer, schedule, run, say)
@@ -127,8 +138,9 @@ def _fit(fabric, team, model, step, batches, loader, optimizer, schedule, plan, 
             with torch.no_grad():
                 row.update(validate(module))
         state.history.append(row)
-        _select(module, plan, state, row, run, card, fabric)
-        schedule.step()
+        _select(module, plan, state, row, run, keep, fabric)
+        if not plan.schedule_steps:
+            schedule.step()
         state.epoch, state.in_epoch, state.sums = state.epoch + 1, 0, {}
         if run is not None:
             run.write_history(state.history)
@@ -190,6 +202,8 @@ def _train_epoch(fabric, team, model, module, step, batches, loader, optimizer, 
                     fabric.clip_gradients(model, optimizer, max_norm=plan.clip_norm)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
+                if plan.schedule_steps:
+                    schedule.step()
             size = len(batch["images"]) * (float(batch.get("weight", 1.0)) > 0)
             _add(state.sums, {**{k: float(v.detach()) * size for k, v in values.items()}, "size": size})
             state.step, state.in_epoch = state.step + 1, state.in_epoch + 1
@@ -257,22 +271,22 @@ def _way_on(run: RunFolder | None) -> str:
     return f"{_last_good(run)}: go on with --resume true" if run.last.is_file() else _last_good(run)
 
 
-def _select(module, plan: Plan, state: Progressed, row: dict, run, card, fabric) -> None:
+def _select(module, plan: Plan, state: Progressed, row: dict, run, keep: Kept, fabric) -> None:
     """Write the weights when this epoch is the one to keep so far."""
     score = row.get("val_accuracy")
     if plan.select == "last":
-        keep = True
+        better = True
     elif score is None:  # before the first validation the newest weights are kept
-        keep = state.best == -math.inf
+        better = state.best == -math.inf
     else:
-        keep = score > state.best
-    if not keep:
+        better = score > state.best
+    if not better:
         return
     state.best_epoch = state.epoch + 1
     state.best = state.best if score is None else score
     if run is not None and fabric.is_global_zero:
         facts = {"epoch": state.best_epoch, "val_accuracy": score}
-        save_weights(module, run.best, {**(card or {}), **facts})
+        save_tensors(keep.weights(module), run.best, {**keep.card, **facts})
 
 
 def save_state(run: RunFolder, module, optimizer, schedule, fabric, state: Progressed) -> None:

@@ -1,0 +1,149 @@
+"""The groups of options of the video scripts. No heavy import here, so that --help answers at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass
+class Videos:
+    """Videos to train on and to validate with, and how clips are cut from them.
+
+    Args:
+        train: videos: a list (.json, .txt, .csv; with ?root=FOLDER), a folder of class folders, clips.zip,
+            motions:DOMAIN or strokes:FILE.npz, see docs/video_data.md.
+        val: videos of the validation; null trains without.
+        size: side of a clip in pixels; null takes the backbone's own.
+        frames: of a clip.
+        sampling: which frames: segments (spread over the whole video), window (a dense run) or reference (TAMT's code).
+        step: between the frames of a window; in reference the width of its draw.
+        augment: of training clips: randaug (crop, flip, RandAugment, erasing), crop (crop and flip), multiscale (corner
+            crops of four scales, for masked pre-training), reference (whole frames first, as TAMT's code; slow) or
+            none.
+        flip: mirror images; null decides by the class names (left, right) and known data sets.
+        store: decode every video once and keep its frames at this short side on disk; null decodes anew every time.
+        backend: who decodes: auto, pyav, decord or torchcodec.
+        workers: loader processes; they change the speed and nothing else.
+        limit_s: seconds that a loader process may take for one video; 0 for no limit.
+        skip_broken: leave out videos that cannot be read, with their names in a warning.
+    """
+
+    train: str = "motions:digits?split=train"
+    val: str | None = None
+    size: int | None = None
+    frames: int = 16
+    sampling: Literal["segments", "window", "reference"] = "segments"
+    step: int = 2
+    augment: Literal["randaug", "crop", "multiscale", "reference", "none"] = "randaug"
+    flip: bool | None = None
+    store: int | None = None
+    backend: Literal["auto", "pyav", "decord", "torchcodec"] = "auto"
+    workers: int = 0
+    limit_s: float = 120.0
+    skip_broken: bool = False
+
+
+@dataclass
+class View:
+    """How test clips are cut from videos; for models of videos alone.
+
+    Args:
+        eval_view: center (middle frames, short side, centre crop: nothing random), or reference (TAMT's code, which
+            augments test clips at random; no features can be kept).
+        sampling: which frames: segments, window or reference; null takes the checkpoint's.
+        step: between frames; null takes the checkpoint's.
+        store: decode every video once and keep its frames at this short side on disk; null decodes as needed.
+        backend: who decodes: auto, pyav, decord or torchcodec.
+        source: weights of the frozen backbone that an adapter file belongs to; null looks where the file says.
+    """
+
+    eval_view: Literal["center", "reference"] = "center"
+    sampling: Literal["segments", "window", "reference"] | None = None
+    step: int | None = None
+    store: int | None = None
+    backend: Literal["auto", "pyav", "decord", "torchcodec"] = "auto"
+    source: str | None = None
+
+
+@dataclass
+class VideoModel:
+    """What is tuned.
+
+    Args:
+        method: tamt, otam, trx, or any few-shot method of images that takes averages or BDC matrices: protonet,
+            good_embed, meta_deepbdc, stl_deepbdc, simpleshot, ...
+        backbone: video_vit_small, video_vit_base, ..., or frames:NAME for an image network on every frame.
+        backbone_options: arguments of the backbone, for instance {dim: 192, depth: 6}.
+        options: of what stands between backbone and head: of create_tamt for tamt (adapt, variant, mix, ...),
+            reduce_dim for BDC methods, norm for averages.
+        head: arguments of the episode head, for instance {C: 1.0}.
+    """
+
+    method: str = "tamt"
+    backbone: str = "video_vit_small"
+    backbone_options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    head: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class SourceOptim:
+    """How a source network is trained, by VideoMAE's recipes: rates are stated for a batch of 256 clips and scaled.
+
+    Args:
+        epochs: passes over the videos.
+        batch_size: videos a step, over all processes.
+        repeats: clips of every video in a step, each augmented by itself (repeated augmentation).
+        lr: highest learning rate for a batch of 256; null takes the stage's: 1.5e-4 (ssl), 5e-4 (supervised).
+        final_lr: lowest learning rate, for a batch of 256; null takes the stage's: 1e-5 (ssl), 1e-6 (supervised).
+        warmup_epochs: of a linear rise; null takes the stage's share of the published epochs, 40 (ssl) or 5.
+        weight_decay: of matrices; vectors have none.
+        beta2: of AdamW; null takes the stage's: 0.95 (ssl), 0.999 (supervised).
+        layer_decay: rate of a block over that of the next one; null takes the stage's: 1 (ssl), 0.75 (supervised).
+        clip_norm: largest gradient norm; null does not clip.
+        accumulate: steps whose gradients are averaged before the weights move.
+        save_steps: also write the resume checkpoint every so many steps; 0 writes it after each epoch only.
+    """
+
+    epochs: int = 20
+    batch_size: int = 32
+    repeats: int = 1
+    lr: float | None = None
+    final_lr: float | None = None
+    warmup_epochs: int | None = None
+    weight_decay: float = 0.05
+    beta2: float | None = None
+    layer_decay: float | None = None
+    clip_norm: float | None = None
+    accumulate: int = 1
+    save_steps: int = 0
+
+
+@dataclass
+class TuneOptim:
+    """How a network is tuned to a target (TAMT's recipe: Adam, cosine over 80 epochs however many are run).
+
+    Args:
+        epochs: passes over the training episodes.
+        name: adam, adamw or sgd.
+        lr: learning rate.
+        weight_decay: on all trained parameters.
+        schedule: cosine or constant, stepped after every epoch.
+        t_max: epochs to the end of the cosine; null ends it with the training.
+        eta_min: rate at the end of the cosine.
+        clip_norm: largest gradient norm; null does not clip.
+        accumulate: steps whose gradients are averaged before the weights move.
+        save_steps: also write the resume checkpoint every so many steps; 0 writes it after each epoch only.
+    """
+
+    epochs: int = 30
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = 1e-3
+    weight_decay: float = 5e-4
+    schedule: Literal["cosine", "constant"] = "cosine"
+    t_max: int | None = 80
+    eta_min: float = 1e-7
+    clip_norm: float | None = None
+    accumulate: int = 1
+    save_steps: int = 0
