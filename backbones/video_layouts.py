@@ -29,6 +29,8 @@ LAYOUTS = {
 _PREFIXES = {"videomae_finetuned": "", "videomae_pretrained": "encoder.", "tamt": "feature."}
 # Where a `VideoViT` may stand in files of ours, longest first.
 _OWN_PREFIXES = ("backbone.vit.", "backbone.", "vit.", "")
+# Where a model of ours may have the norm behind the average of the tokens.
+_NORMS = ("fc_norm.", "mix.fc_norm.", "backbone.mix.fc_norm.", "pool.fc_norm.")
 
 # Tensors inside blocks, and those of them that only a tuned TAMT model has.
 _BLOCK = re.compile(r"(feature\.|encoder\.|backbone\.|vit\.)*blocks\.\d+\.|videomae\.encoder\.layer\.\d+\.")
@@ -187,7 +189,7 @@ def load_source(
     """Load a source checkpoint into a network and say what matched.
 
     model: a `VideoViT`, or a module that holds one as `vit` or `backbone`. Its `fc_norm`, directly in it or in a part
-        `mix`, is taken too where the file has one; `head` only with classifier=True.
+        `mix` or `pool`, is taken too where the file has one; `head` only with classifier=True.
     say: receives the report: the layout, how many tensors matched, what was missing, what the model does not want.
     Raises UserError, naming the keys, when a tensor of the network is missing, has another shape, or the file has
     blocks that the network lacks. Nothing is loaded then.
@@ -196,7 +198,7 @@ def load_source(
     prefix, vit = _find_vit(model)
     own, inside = model.state_dict(), {prefix + key for key in vit.state_dict()}
     state = {prefix + key: value for key, value in source.vit.items() if not key.startswith("norm.") or vit.norm}
-    norms = [name for name in ("fc_norm.", "mix.fc_norm.", "backbone.mix.fc_norm.") if f"{name}weight" in own]
+    norms = [name for name in _NORMS if f"{name}weight" in own]
     state |= {name + leaf: value for name in norms for leaf, value in source.fc_norm.items()}
     if classifier:
         state |= {f"head.{leaf}": value for leaf, value in source.classifier.items()}
