@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +15,9 @@ from episodes.features import FeatureStore
 from episodes.loaders import Pictures
 from episodes.numbered import NumberedEpisodes
 from tools.table import EpisodePicture
+
+if TYPE_CHECKING:
+    from video.clips import Clips
 
 Features = Tensor | FeatureStore
 OTHERS = 2  # unknown queries and unlabelled pictures of each class that are shown
@@ -65,14 +70,45 @@ def _first_of_each(labels: np.ndarray, most: int) -> np.ndarray:
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
 
-def plain_pixels(pictures: Pictures, indices: np.ndarray) -> Tensor:
-    """Return what the network sees of some items, without the normalisation: uint8 (N, 3, S, S)."""
+def plain_pixels(pictures: Pictures | Clips, indices: np.ndarray) -> Tensor:
+    """Return what the network sees of some items, without the normalisation: uint8 (N, 3, S, S), or (N, 3, T, S, S).
+
+    Of clips whose view is random, which has no two looks alike, the center view is shown.
+    """
+    if hasattr(pictures, "view"):
+        view = replace(pictures.view, view="center", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        plain = type(pictures)(pictures.dataset, view, pictures.sampling)
+        if not len(indices):
+            return torch.empty(0, 3, plain.sampling.frames, plain.size, plain.size, dtype=torch.uint8)
+        return torch.cat([as_bytes(plain.load([index])) for index in indices])  # one at a time: clips are large
     plain = Pictures(pictures.dataset, pictures.size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    return (plain.load(indices) * 255).round().clamp(0, 255).to(torch.uint8)
+    return as_bytes(plain.load(indices))
 
 
-def draw_tests(folder: Path, config, pictures: Pictures, scores, features, heads, device) -> None:
-    """Draw all pictures of one data set into a folder; features are None where they were not kept.
+def as_bytes(pixels: Tensor) -> Tensor:
+    """Return pixels of 0 to 1 as uint8."""
+    return (pixels * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def video_strips(path: Path, clips: Clips, count: int = 8, seed: int = 0, title: str = "") -> None:
+    """Draw some clips as the network gets them, augmented where they are, as film strips with their classes.
+
+    count: clips, of as many classes as possible. seed: of the choice and the augmentation.
+    """
+    from episodes.strips import plot_strips
+
+    labels = np.asarray(clips.dataset.labels)
+    order = np.random.default_rng(np.random.SeedSequence([seed, 1])).permutation(len(labels))
+    firsts = np.unique(labels[order], return_index=True)[1]
+    chosen = order[np.concatenate([np.sort(firsts), np.setdiff1d(np.arange(len(order)), firsts)])[:count]]
+    mean, std = (torch.tensor(list(values)).view(-1, 1, 1, 1) for values in (clips.mean, clips.std))
+    shown = torch.cat([as_bytes(clips.load([index], seed, places=[place]) * std + mean)
+                       for place, index in enumerate(chosen.tolist())])  # fmt: skip
+    plot_strips(shown, [clips.dataset.class_names[labels[index]] for index in chosen], path, title)
+
+
+def draw_tests(folder: Path, config, pictures: Pictures | Clips, scores, features, heads, device) -> None:
+    """Draw all pictures of one data set into a folder, clips as film strips; features are None where they weren't kept.
 
     config: options of the test. scores: `tools.scoring.Score`s of the data set. heads: by shot.
     """
