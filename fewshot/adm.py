@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from backbones import UserError
-from fewshot.checks import positive, whole
-from fewshot.prototypes import (
+from episodes.arguments import positive, whole
+from episodes.class_rows import (
     at_least_float32,
     check_episodes,
     class_sums,

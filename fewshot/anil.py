@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from episodes.class_rows import at_least_float32, check_episodes, drop_padding, mask_absent, membership
 from fewshot.inner_learn2learn import adapt_features
 from fewshot.inner_loop import InnerLoop, add_start, check_way, start_rows
-from fewshot.prototypes import at_least_float32, check_episodes, drop_padding, mask_absent, membership
 
 
 class ANIL(nn.Module):

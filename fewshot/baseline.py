@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from episodes.class_rows import at_least_float32, check_episodes, drop_padding, mask_absent, membership
 from fewshot.finetuning import Recipe, descend, residual, rows_of, scatter_rows, start_weights
-from fewshot.prototypes import at_least_float32, check_episodes, drop_padding, mask_absent, membership
 
 STARTS = ("random", "zeros")
 

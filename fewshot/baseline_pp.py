@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fewshot.checks import positive
+from episodes.arguments import positive
+from episodes.class_rows import at_least_float32, check_episodes, drop_padding, mask_absent, membership
 from fewshot.finetuning import Recipe, descend, residual, rows_of, scatter_rows, start_weights
 from fewshot.good_embed import normalise
-from fewshot.prototypes import at_least_float32, check_episodes, drop_padding, mask_absent, membership
 
 STARTS = ("random", "means")
 NORM_EPS = 1e-5  # added to the norm of a feature (released code)

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones import UserError
-from fewshot.checks import at_least, whole
-from fewshot.prototypes import at_least_float32, check_episodes, class_sums, drop_padding, mask_absent, membership
+from episodes.arguments import at_least, whole
+from episodes.class_rows import at_least_float32, check_episodes, class_sums, drop_padding, mask_absent, membership
 
 
 def class_covariances(support: Tensor, support_labels: Tensor, n_way: int) -> tuple[Tensor, Tensor]:

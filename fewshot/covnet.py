@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fewshot.checks import at_least
-from fewshot.prototypes import at_least_float32, check_episodes, class_means, mask_absent, squared_distances
+from episodes.arguments import at_least
+from episodes.class_rows import at_least_float32, check_episodes, class_means, mask_absent, squared_distances
 
 
 def second_moment_root(maps: Tensor, eps: float = 1e-5) -> Tensor:

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewshot.checks import positive, whole
-from fewshot.prototypes import PADDING, at_least_float32, check_episodes, class_means, mask_absent, unit
+from episodes.arguments import positive, whole
+from episodes.class_rows import PADDING, at_least_float32, check_episodes, class_means, mask_absent, unit
 from fewshot.transport import exact_solver_name, exact_transport, sinkhorn
 
 SOLVERS = ("exact", "sinkhorn")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewshot.checks import at_least, positive, whole
+from episodes.arguments import at_least, positive, whole
 
 Parameters = tuple[Tensor, ...]
 

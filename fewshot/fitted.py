@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from episodes.class_rows import class_means, membership
 from fewshot.anil import ANIL
 from fewshot.baseline import Baseline, fit_linear
 from fewshot.baseline_pp import NORM_EPS, BaselinePP, fit_cosine
@@ -27,7 +28,6 @@ from fewshot.logistic import fit_logistic, fit_sklearn
 from fewshot.meta_baseline import MetaBaseline
 from fewshot.meta_deepbdc import MetaDeepBDC
 from fewshot.protonet import ProtoNet
-from fewshot.prototypes import class_means, membership
 from fewshot.relation_net import CLASS_MAPS, RelationNet
 from fewshot.simpleshot import SimpleShot
 

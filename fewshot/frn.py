@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fewshot.checks import positive
-from fewshot.prototypes import (
+from episodes.arguments import positive
+from episodes.class_rows import (
     at_least_float32,
     check_episodes,
     class_sums,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fewshot.checks import at_least, positive, whole
+from episodes.arguments import at_least, positive, whole
+from episodes.class_rows import check_episodes, drop_padding
 from fewshot.logistic import fit_logistic, fit_sklearn
-from fewshot.prototypes import check_episodes, drop_padding
 
 SOLVERS = ("newton", "sklearn")
 

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from backbones import UserError
+from episodes.arguments import flag, positive, whole
+from episodes.class_rows import class_means
 from episodes.learn2learn.library import import_learn2learn
-from fewshot.checks import flag, positive, whole
-from fewshot.prototypes import class_means
 
 STARTS = ("zeros", "prototypes", "learned")
 LIBRARIES = ("torch", "learn2learn")

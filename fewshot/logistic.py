@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from episodes.class_rows import check_episodes, drop_padding, membership
 from fewshot.newton import BLOCK_NUMBERS, Optimum, minimise
-from fewshot.prototypes import check_episodes, drop_padding, membership
 from fewshot.trimmed import trimmed_blocks
 
 WEIGHTS_GAIN = 4  # how many times fewer products the weights must need before they replace the Gram matrix

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot.prototypes import PADDING
+from episodes.class_rows import PADDING
 
 
 class DistillationLoss(NamedTuple):

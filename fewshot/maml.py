@@ -12,10 +12,10 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from backbones import UserError
+from episodes.class_rows import check_episodes, mask_absent, membership
 from fewshot.batch_statistics import KINDS, BatchStatistics
 from fewshot.inner_learn2learn import adapt, make_learner
 from fewshot.inner_loop import InnerLoop, absent, add_start, check_way, start_rows
-from fewshot.prototypes import check_episodes, mask_absent, membership
 
 Parameters = dict[str, Tensor]
 MATH = SDPBackend.MATH

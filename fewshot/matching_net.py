@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from fewshot.checks import flag, positive, whole
-from fewshot.prototypes import at_least_float32, check_episodes, drop_padding, mask_absent, membership, unit
+from episodes.arguments import flag, positive, whole
+from episodes.class_rows import at_least_float32, check_episodes, drop_padding, mask_absent, membership, unit
 
 
 def attend(query: Tensor, support: Tensor, real: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from fewshot.checks import flag, whole
-from fewshot.prototypes import (
+from episodes.arguments import flag, whole
+from episodes.class_rows import (
     at_least_float32,
     check_episodes,
     class_means,

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewshot.checks import whole
-from fewshot.prototypes import at_least_float32, check_episodes, class_means, class_sums, mask_absent
+from episodes.arguments import whole
+from episodes.class_rows import at_least_float32, check_episodes, class_means, class_sums, mask_absent
 
 CLASS_MAPS = {"mean": class_means, "sum": class_sums}
 PAIR_NUMBERS = 2**24  # numbers of the pair maps at a time in eval mode: 64 MB, whatever the number of episodes

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fewshot.prototypes import (
+from episodes.class_rows import (
     at_least_float32,
     check_episodes,
     class_means,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fewshot.checks import at_least, whole
-from fewshot.prototypes import at_least_float32, check_episodes, class_sums, mask_absent, squared_distances
+from episodes.arguments import at_least, whole
+from episodes.class_rows import at_least_float32, check_episodes, class_sums, mask_absent, squared_distances
 from fewshot.transductive import class_probabilities, real_queries
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fewshot.checks import at_least, positive, whole
-from fewshot.prototypes import (
+from episodes.arguments import at_least, positive, whole
+from episodes.class_rows import (
     at_least_float32,
     check_episodes,
     class_means,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewshot.prototypes import at_least_float32, check_episodes
+from episodes.class_rows import at_least_float32, check_episodes
 from fewshot.transductive import real_queries
 
 

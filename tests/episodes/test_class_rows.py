@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fewshot.prototypes import class_means, group_by_class, squared_distances
+from episodes.class_rows import class_means, group_by_class, squared_distances
 from tests.fewshot.episodes import MAP, random_episodes
 
 

@@ -114,7 +114,7 @@ def squared_distances(query: Tensor, prototypes: Tensor, most_common: float = 16
     """Return the squared Euclidean distances (E, Q, K) between query (E, Q, D) and prototypes (E, K, D).
 
     Uses |u|^2 + |p|^2 - 2 u.p, so nothing of size Q*K*D exists. Second-order features share a large common part, with
-    which the three terms would be huge and cancel to noise in float32 (see tests/fewshot/test_prototypes.py): both
+    which the three terms would be huge and cancel to noise in float32 (see tests/episodes/test_class_rows.py): both
     sides are then moved by the mean prototype first. The distance does not depend on the shift, so the shift carries
     no gradient.
     most_common: how often the squared length of the mean prototype may hold the spread of the prototypes around it
