@@ -43,15 +43,28 @@ DOMAINS = {
 def motion_set(
     domain: str, parts: list[str] | None = None, size: int = 64, items: int = 20, opener: VideoOpener | None = None
 ) -> ClipSet:
-    """Films of one domain; draws and encodes them on first use.
+    """Films of one domain, or of several joined by + (digits+night); draws and encodes them on first use.
 
     parts: train (18 classes), val (8), test (10), in this order; pairs of opposite motions are never parted. None: all.
-    size: side in pixels. items: films a class. A film depends on (domain, class, item, size) alone.
+    size: side in pixels. items: films a class and domain. A film depends on (domain, class, item, size) alone.
     """
-    if domain not in DOMAINS:
-        raise UserError(f"there is no domain '{domain}' among the motions{nearest(domain, DOMAINS)}")
+    domains = list(dict.fromkeys(domain.split("+")))
+    for name in domains:
+        if name not in DOMAINS:
+            raise UserError(f"there is no domain '{name}' among the motions{nearest(name, DOMAINS)}")
     if size < 16 or size % 2 or items < 1:
         raise UserError(f"motions need an even size >= 16 and items >= 1, not size={size} and items={items}")
+    folders = [_films(name, size, items) for name in domains]
+    chosen = [name for name, motion in MOTIONS.items() if not parts or motion.part in parts]
+    if parts:  # classes are numbered across the parts in their order
+        chosen.sort(key=lambda name: parts.index(MOTIONS[name].part))
+    names = [str(folder / name / f"{item:03}.mp4") for folder in folders for name in chosen for item in range(items)]
+    labels = np.tile(np.repeat(np.arange(len(chosen)), items), len(folders))
+    return ClipSet(names, labels, chosen, opener or VideoOpener(), f"motions:{'+'.join(domains)}", flip=False)
+
+
+def _films(domain: str, size: int, items: int) -> Path:
+    """Return the folder of a domain's films, which are drawn where they are not there yet."""
     folder = cache_folder() / f"motions-v{VERSION}-{domain}-size{size}-items{items}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -62,12 +75,7 @@ def motion_set(
         raise UserError(
             f"cannot keep films in '{folder}' ({error.strerror or error}): name another folder by COVEY_CACHE"
         ) from error
-    chosen = [name for name, motion in MOTIONS.items() if not parts or motion.part in parts]
-    if parts:  # classes are numbered across the parts in their order
-        chosen.sort(key=lambda name: parts.index(MOTIONS[name].part))
-    names = [str(folder / name / f"{item:03}.mp4") for name in chosen for item in range(items)]
-    labels = np.repeat(np.arange(len(chosen)), items)
-    return ClipSet(names, labels, chosen, opener or VideoOpener(), f"motions:{domain}", flip=False)
+    return folder
 
 
 def _whole(folder: Path) -> bool:

@@ -39,6 +39,16 @@ def film(dataset, name: str, item: int = 0) -> np.ndarray:
         return video.frames(range(len(video)))
 
 
+def test_domains_can_be_joined(digits):
+    """The same classes, the films of one domain after those of the other."""
+    both = open_clips("motions:digits+night?items=2&size=32&split=val")
+    one, other = (open_clips(f"motions:{name}?items=2&size=32&split=val") for name in ("digits", "night"))
+    assert both.names == one.names + other.names and both.class_names == one.class_names
+    np.testing.assert_array_equal(both.labels, np.concatenate([one.labels, other.labels]))
+    with pytest.raises(UserError, match="no domain 'nihgt' among the motions; did you mean 'night'"):
+        open_clips("motions:digits+nihgt")
+
+
 def test_what_moves_where(digits):
     assert (len(digits.class_names), len(digits)) == (len(MOTIONS), 2 * len(MOTIONS))
     right, left = mass(film(digits, "move_right")), mass(film(digits, "move_left"))
