@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .errors import UserError
-from .figures import FONTS, INK, MUTED, RULE, as_array, cut, new_figure, save_figure
+from .figures import FONTS, INK, MUTED, as_array, cut, new_figure, save_figure
 from .names import short_names
 
 FRAMES = 6  # of a strip
@@ -78,9 +78,8 @@ def plot_strips(
                       fontfamily=FONTS)  # fmt: skip
         smooth = "nearest" if strip.shape[0] <= 32 else "antialiased"
         axes.imshow(strip, extent=(x + 0.06, x + wide - 0.06, y + 0.94, y + 0.06), interpolation=smooth)
-    axes.axhline(-0.42, color=RULE, linewidth=0.8)
     width = step * columns - 0.4
-    axes.set(xlim=(0, width), ylim=(rows * pitch - 0.4, -0.45), aspect="equal")
+    axes.set(xlim=(0, width), ylim=(rows * pitch - 0.4, -0.35), aspect="equal")
     axes.axis("off")
     inches = figure.get_size_inches()[0]
     figure.set_size_inches(inches, inches * (rows * pitch + 0.05) / width + 0.45)
