@@ -48,6 +48,7 @@ class Plan:
     save_steps: also write the resume checkpoint every so many steps; 0 = at the end of every epoch only.
     seed: of dropout and everything else random inside the model.
     schedule_steps: the schedule moves with every step of the optimiser, and not after every epoch.
+    items: what a batch holds, in the plural ("clips"): their number a second is then logged and told; None leaves it.
     """
 
     epochs: int
@@ -58,6 +59,7 @@ class Plan:
     save_steps: int = 0
     seed: int = 1
     schedule_steps: bool = False
+    items: str | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def _fit(fabric, team, model, step, batches, loader, optimizer, schedule, plan, 
         started = time.perf_counter()
         module.train()
         _train_epoch(fabric, team, model, module, step, batches, loader, optimizer, schedule, plan, state, run)
-        row = _epoch_row(team, state, optimizer, time.perf_counter() - started)
+        row = _epoch_row(team, state, optimizer, time.perf_counter() - started, plan.items)
         spread_buffers(team, module)  # before validation, which is to test the weights that are written
         with together(team):
             _check_weights(module, state, run)
@@ -146,7 +148,7 @@ def _fit(fabric, team, model, step, batches, loader, optimizer, schedule, plan, 
             run.write_history(state.history)
             save_state(run, module, optimizer, schedule, fabric, state)
         if fabric.is_global_zero:
-            say(_sentence(row, plan.epochs))
+            say(_sentence(row, plan.epochs, plan.items))
             _to_tensorboard(writer, row)
     if writer is not None:
         writer.close()
@@ -232,13 +234,14 @@ def _add(sums: dict[str, float], values: dict[str, float]) -> None:
         sums[key] = sums.get(key, 0.0) + value
 
 
-def _epoch_row(team: Team, state: Progressed, optimizer, seconds: float) -> dict[str, float]:
+def _epoch_row(team: Team, state: Progressed, optimizer, seconds: float, items: str | None) -> dict[str, float]:
     """Average the epoch over its samples and all processes."""
     values, waited = sum_up(team, state.sums), state.waited
     size = values.pop("size")
     row = {"epoch": state.epoch + 1, "lr": optimizer.param_groups[0]["lr"]}
     row |= {name: value / size for name, value in values.items()}
-    return {**row, "seconds": round(seconds, 3), "wait_share": round(waited / max(seconds, 1e-9), 4)}
+    row |= {"seconds": round(seconds, 3), "wait_share": round(waited / max(seconds, 1e-9), 4)}
+    return row if items is None else {**row, f"{items}_per_second": round(size / max(seconds, 1e-9), 1)}
 
 
 def _check_loss(loss: Tensor, state: Progressed, run: RunFolder | None) -> None:
@@ -327,13 +330,18 @@ def load_state(run: RunFolder, module, optimizer, schedule, fabric) -> Progresse
     return progress
 
 
-def _sentence(row: dict, epochs: int) -> str:
+def _sentence(row: dict, epochs: int, items: str | None = None) -> str:
     text = f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.4f}"
     if "accuracy" in row:
         text += f"  train {100 * row['accuracy']:.2f} %"
     if "val_accuracy" in row:
         text += f"  validation {100 * row['val_accuracy']:.2f} ± {100 * row.get('val_interval', 0):.2f} %"
-    return text + f"  ({row['seconds']:.1f} s)"
+    elif "val_loss" in row:
+        text += f"  validation loss {row['val_loss']:.4f}"
+    text += f"  ({row['seconds']:.1f} s"
+    if items is None:
+        return text + ")"
+    return text + f", {row[f'{items}_per_second']:.1f} {items}/s, {100 * row['wait_share']:.0f} % waiting for them)"
 
 
 def _to_tensorboard(writer, row: dict) -> None:

@@ -22,7 +22,8 @@ from episodes.errors import UserError
 LAST, BEST = "last.ckpt", "best.safetensors"
 # Options that may differ between a run and its continuation: they change nothing but speed, place or length.
 FREE_KEYS = (
-    *("run", "resume", "overwrite", "data.workers", "data.download", "optim.epochs", "generations"),
+    *("run", "resume", "overwrite", "data.workers", "data.download", "optim.epochs", "generations", "pictures"),
+    "data.limit_s",
     *("machine.accelerator", "machine.threads", "machine.channels_last", "machine.deterministic"),
     *("machine.devices", "machine.num_nodes", "machine.timeout_minutes"),
 )
@@ -137,8 +138,9 @@ class RunFolder:
         if not self.resuming or not file.is_file():
             return
         old, new = _flatten(yaml.safe_load(file.read_text())), _flatten(json.loads(json.dumps(self.config)))
-        # a cosine that was laid out for another number of epochs is another schedule
-        free = [key for key in FREE_KEYS if key != "optim.epochs" or old.get("optim.schedule") != "cosine"]
+        # a cosine that was laid out for another number of epochs is another schedule; videos' sources know no other
+        fixed = old.get("optim.schedule", "cosine") == "cosine"
+        free = [key for key in FREE_KEYS if key != "optim.epochs" or not fixed]
         for key in sorted(old.keys() | new.keys()):
             added = key not in old and key in ADDED  # the run is older than the option, and was as its default
             if key not in free and not added and old.get(key) != new.get(key):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 # What a stream is for; the first number of every tuple, so that no two purposes share a stream.
-ORDER, AUGMENT, MODEL, INIT = 1, 2, 3, 4
+ORDER, AUGMENT, MODEL, INIT, MASK = 1, 2, 3, 4, 5
 
 
 def derive(*parts: int) -> int:

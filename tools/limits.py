@@ -41,9 +41,27 @@ LEAST = {
     "num_nodes": 1,
     "sheets": 0,
     "opset": 18,
+    "frames": 1,
+    "step": 1,
+    "store": 1,
+    "limit_s": 0,
+    "warmup_epochs": 0,
+    "mixup": 0,
+    "cutmix": 0,
+    "t_max": 1,
 }
-POSITIVE = ("lr", "temperature_lr", "clip_norm", "distill_temperature", "tolerance", "query_alpha", "timeout_minutes")
-BELOW_ONE = ("dropout", "momentum", "unknown_below")
+POSITIVE = (
+    "lr",
+    "final_lr",
+    "layer_decay",
+    "temperature_lr",
+    "clip_norm",
+    "distill_temperature",
+    "tolerance",
+    "query_alpha",
+    "timeout_minutes",
+)
+BELOW_ONE = ("dropout", "momentum", "unknown_below", "beta2", "mask_ratio", "label_smoothing", "drop_path")
 NOT_EMPTY = ("test", "k_shot", "methods", "seeds", "sources", "targets", "kinds")
 # What Lightning Fabric knows, and its short names of the same.
 PRECISIONS = (

@@ -30,9 +30,10 @@ class VideoPretrain:
         cutmix: alpha of cutmix in the supervised stage; 0 is none.
         label_smoothing: of the supervised stage.
         drop_path: largest drop rate of the supervised stage's blocks.
-        pictures: draw training clips, reconstructions (ssl) and curves.
+        pictures: draw training clips, reconstructions (ssl) and the confusion of classes (supervised).
         data: the videos
         optim: the training
+        validation: the episodes of the supervised stage, where the validation videos are of new classes
         machine: the machine
     """
 
@@ -53,8 +54,9 @@ class VideoPretrain:
     label_smoothing: float = 0.1
     drop_path: float = 0.1
     pictures: bool = True
-    data: Videos = field(default_factory=Videos)
+    data: Videos = field(default_factory=lambda: Videos(sampling=None, step=None, augment=None))
     optim: SourceOptim = field(default_factory=SourceOptim)
+    validation: Episodes = field(default_factory=lambda: Episodes(n_query=12, episodes=300))
     machine: Machine = field(default_factory=Machine)
 
 

@@ -16,11 +16,12 @@ class Videos:
         val: videos of the validation; null trains without.
         size: side of a clip in pixels; null takes the backbone's own.
         frames: of a clip.
-        sampling: which frames: segments (spread over the whole video), window (a dense run) or reference (TAMT's code).
-        step: between the frames of a window; in reference the width of its draw.
+        sampling: which frames: segments (spread over the whole video), window (a dense run) or reference (TAMT's code);
+            null takes the stage's of video_pretrain, window.
+        step: between the frames of a window; in reference the width of its draw; null takes the stage's, 4.
         augment: of training clips: randaug (crop, flip, RandAugment, erasing), crop (crop and flip), multiscale (corner
             crops of four scales, for masked pre-training), reference (whole frames first, as TAMT's code; slow) or
-            none.
+            none; null takes the stage's: multiscale (ssl) or randaug.
         flip: mirror images; null decides by the class names (left, right) and known data sets.
         store: decode every video once and keep its frames at this short side on disk; null decodes anew every time.
         backend: who decodes: auto, pyav, decord or torchcodec.
@@ -33,9 +34,9 @@ class Videos:
     val: str | None = None
     size: int | None = None
     frames: int = 16
-    sampling: Literal["segments", "window", "reference"] = "segments"
-    step: int = 2
-    augment: Literal["randaug", "crop", "multiscale", "reference", "none"] = "randaug"
+    sampling: Literal["segments", "window", "reference"] | None = "segments"
+    step: int | None = 2
+    augment: Literal["randaug", "crop", "multiscale", "reference", "none"] | None = "randaug"
     flip: bool | None = None
     store: int | None = None
     backend: Literal["auto", "pyav", "decord", "torchcodec"] = "auto"
@@ -89,18 +90,20 @@ class VideoModel:
 
 @dataclass
 class SourceOptim:
-    """How a source network is trained, by VideoMAE's recipes: rates are stated for a batch of 256 clips and scaled.
+    """How a source network is trained, by VideoMAE's recipes: rates are stated for 256 videos a step and scaled.
 
     Args:
         epochs: passes over the videos.
         batch_size: videos a step, over all processes.
         repeats: clips of every video in a step, each augmented by itself (repeated augmentation).
-        lr: highest learning rate for a batch of 256; null takes the stage's: 1.5e-4 (ssl), 5e-4 (supervised).
-        final_lr: lowest learning rate, for a batch of 256; null takes the stage's: 1e-5 (ssl), 1e-6 (supervised).
-        warmup_epochs: of a linear rise; null takes the stage's share of the published epochs, 40 (ssl) or 5.
+        lr: highest learning rate for 256 videos a step; null takes the stage's: 1.5e-4 (ssl), 5e-4 (supervised).
+        final_lr: lowest learning rate, for 256 videos a step; null takes the stage's: 1e-5 (ssl), 1e-6 (supervised).
+        warmup_epochs: of a linear rise from 1e-6, for 256 videos a step; null takes a tenth of all epochs, at most the
+            published 40 (ssl) or 5 (supervised).
         weight_decay: of matrices; vectors have none.
         beta2: of AdamW; null takes the stage's: 0.95 (ssl), 0.999 (supervised).
-        layer_decay: rate of a block over that of the next one; null takes the stage's: 1 (ssl), 0.75 (supervised).
+        layer_decay: rate of a block over that of the next one; null takes the stage's: 1 (ssl), 0.75 (supervised;
+            1 without --weights, where no layer has learned anything yet).
         clip_norm: largest gradient norm; null does not clip.
         accumulate: steps whose gradients are averaged before the weights move.
         save_steps: also write the resume checkpoint every so many steps; 0 writes it after each epoch only.
@@ -147,3 +150,44 @@ class TuneOptim:
     clip_norm: float | None = None
     accumulate: int = 1
     save_steps: int = 0
+
+
+@dataclass
+class VideoGrid:
+    """A benchmark of videos: what its trainings and tests share.
+
+    Args:
+        splits: folder of the lists; stands for {splits} in the texts of sources and targets.
+        videos: folder with a sub-folder for every data set; {videos}/NAME in these texts is its sub-folder NAME.
+        roots: NAME: folder of one data set, where it is not that sub-folder of videos.
+        backbone: video_vit_small, ...; see VideoModel.backbone.
+        backbone_options: arguments of the backbone, for instance {dim: 192, depth: 6}.
+        size: side of a clip in pixels; null takes the backbone's own.
+        frames: of a clip.
+        sampling: which frames tuning and tests take, see Videos.sampling.
+        step: between the frames of a window.
+        store: decode every video once and keep its frames at this short side on disk; null decodes as needed.
+        backend: who decodes: auto, pyav, decord or torchcodec.
+        eval_view: of the tests, center or reference, see View.eval_view.
+        pretrain: the stages of a source's pre-training in their order, ssl and supervised, each with the options of
+            video_pretrain that differ from its defaults, for instance {ssl: {optim: {epochs: 20}}}.
+        source_seed: of the pre-training, which then serves all seeds; null pre-trains anew for every seed.
+        tune: options of video_tune that differ from its defaults, for instance {optim: {epochs: 5}}; targets.NAME.tune
+            wins over them, per_method.METHOD over both.
+    """
+
+    splits: str | None = None
+    videos: str | None = None
+    roots: dict[str, Any] = field(default_factory=dict)
+    backbone: str = "video_vit_small"
+    backbone_options: dict[str, Any] = field(default_factory=dict)
+    size: int | None = None
+    frames: int = 16
+    sampling: Literal["segments", "window", "reference"] = "segments"
+    step: int = 2
+    store: int | None = None
+    backend: Literal["auto", "pyav", "decord", "torchcodec"] = "auto"
+    eval_view: Literal["center", "reference"] = "center"
+    pretrain: dict[str, Any] = field(default_factory=lambda: {"ssl": {}, "supervised": {}})
+    source_seed: int | None = 1
+    tune: dict[str, Any] = field(default_factory=dict)
