@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,13 @@ def weights_key(model: nn.Module, *facts: object) -> str:
 
     facts: whatever else decides its output, for instance the precision it computes in.
     """
-    digest = hashlib.sha256(repr((model, facts)).encode())
-    for name, value in (*model.named_parameters(), *model.named_buffers()):
+    return tensors_key((*model.named_parameters(), *model.named_buffers()), repr((model, facts)))
+
+
+def tensors_key(tensors: Iterable[tuple[str, Tensor]], text: str = "") -> str:
+    """Return the hash of named tensors and a text; counters that change nothing are left out."""
+    digest = hashlib.sha256(text.encode())
+    for name, value in tensors:
         if name.split(".")[-1] not in COUNTERS:
             digest.update(name.encode())
             _add(digest, value)

@@ -71,6 +71,14 @@ class TamtBackbone(nn.Module):
         self.out_channels, self.input_size, self.frames = dim, vit.input_size, vit.frames
         self.mean, self.std = vit.mean, vit.std
 
+    def train(self, mode: bool = True) -> TamtBackbone:
+        """Switch the mode; adapters that are not trained keep their statistics."""
+        super().train(mode)
+        for adapter in self.adapters.values():
+            if not any(parameter.requires_grad for parameter in adapter.parameters()):
+                adapter.eval()
+        return self
+
     @property
     def first_adapted(self) -> int:
         """Number of the first block with an adapter; the depth when none has one."""
