@@ -177,7 +177,9 @@ def make_training(
 def lay_out(model: nn.Module, machine: Machine) -> None:
     """Put the weights of convolutions into the layout that they are fastest in; numbers stay what they are."""
     if machine.channels_last:
-        model.to(memory_format=torch.channels_last)
+        for value in (*model.parameters(), *model.buffers()):
+            if value.dim() == 4:  # the convolutions of clips have five axes, which have no such layout
+                value.data = value.data.contiguous(memory_format=torch.channels_last)
 
 
 def make_plan(optim: Optim, seed: int, select: str, validate_from: int = 0) -> Plan:
