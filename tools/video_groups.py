@@ -54,17 +54,21 @@ class View:
             augments test clips at random; no features can be kept).
         sampling: which frames: segments, window or reference; null takes the checkpoint's.
         step: between frames; null takes the checkpoint's.
+        frames: of a clip; null takes the checkpoint's.
         store: decode every video once and keep its frames at this short side on disk; null decodes as needed.
         backend: who decodes: auto, pyav, decord or torchcodec.
         source: weights of the frozen backbone that an adapter file belongs to; null looks where the file says.
+        options: of what stands between backbone and head, for checkpoints without a card, see VideoModel.options.
     """
 
     eval_view: Literal["center", "reference"] = "center"
     sampling: Literal["segments", "window", "reference"] | None = None
     step: int | None = None
+    frames: int | None = None
     store: int | None = None
     backend: Literal["auto", "pyav", "decord", "torchcodec"] = "auto"
     source: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
