@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tools.groups import Data, Episodes, Kind, Machine, Model, Optim, Validation
+from tools.video_groups import View
 
 
 @dataclass
@@ -153,6 +154,7 @@ class Evaluate:
         download: let torchvision fetch a data set that is absent.
         overwrite: replace results in the folder.
         kind: what the episodes are like beyond their way, shot and queries
+        video: how clips are cut, where the checkpoint is of videos; test then names videos, see docs/video_data.md
         model: for checkpoints without a card, and the arguments of the head
         machine: the machine
     """
@@ -181,6 +183,7 @@ class Evaluate:
     download: bool = False
     overwrite: bool = False
     kind: Kind = field(default_factory=Kind)
+    video: View = field(default_factory=View)
     model: Model = field(default_factory=Model)
     machine: Machine = field(default_factory=Machine)
 
