@@ -46,13 +46,13 @@ LEAST = {
     "store": 1,
     "limit_s": 0,
     "warmup_epochs": 0,
+    "final_lr": 0,
     "mixup": 0,
     "cutmix": 0,
     "t_max": 1,
 }
 POSITIVE = (
     "lr",
-    "final_lr",
     "layer_decay",
     "temperature_lr",
     "clip_norm",
