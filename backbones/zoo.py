@@ -10,6 +10,14 @@ from collections.abc import Callable
 from torch import nn
 
 from backbones.conv4 import conv4
+from backbones.eca import (
+    eca_mobilenet_v2,
+    eca_resnet18,
+    eca_resnet34,
+    eca_resnet50,
+    eca_resnet101,
+    eca_resnet152,
+)
 from backbones.errors import UserError, nearest
 from backbones.external import timm_backbone, torchvision_backbone
 from backbones.resnet import resnet10, resnet18, resnet34, resnet50, resnet101
@@ -24,6 +32,12 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "resnet34": resnet34,
     "resnet50": resnet50,
     "resnet101": resnet101,
+    "eca_resnet18": eca_resnet18,
+    "eca_resnet34": eca_resnet34,
+    "eca_resnet50": eca_resnet50,
+    "eca_resnet101": eca_resnet101,
+    "eca_resnet152": eca_resnet152,
+    "eca_mobilenet_v2": eca_mobilenet_v2,
 }
 
 LIBRARIES: dict[str, Callable[..., nn.Module]] = {"timm": timm_backbone, "torchvision": torchvision_backbone}

@@ -9,6 +9,8 @@ from backbones import BACKBONES, UserError, create_backbone, freeze, list_backbo
 from backbones.errors import nearest
 
 SMALL = {"resnet12": {"widths": (4, 6, 8, 10)}, "resnet34s": {"widths": (4, 6, 8, 10)}, "conv4": {"width": 8}}
+SMALL |= {"eca_mobilenet_v2": {"width_mult": 0.25, "last_channels": 32}}
+SMALL |= {f"eca_resnet{depth}": {"widths": (4, 6, 8, 10)} for depth in (18, 34, 50, 101, 152)}
 BOTTLENECK = ("resnet50", "resnet101")
 
 

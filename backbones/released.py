@@ -1,0 +1,156 @@
+"""Checkpoints of published image networks: one table says which name of theirs is which of ours.
+
+A file is told by the names of its tensors, renamed to those of an `ImageClassifier` (or `SoViTClassifier`), and loaded
+whole or not at all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from backbones.checkpoint import LoadReport, load_state, read_checkpoint
+from backbones.errors import UserError
+
+_RESNET = {part: f"backbone.network.{part}" for part in ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.")}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names of a published network.
+
+    title: for messages.
+    marks: patterns that all stand in the names of such a file.
+    starts: beginning of a released name -> ours; inside: further parts of it, between dots, each once at most.
+    """
+
+    title: str
+    marks: tuple[str, ...]
+    starts: Mapping[str, str]
+    inside: Mapping[str, str] = field(default_factory=dict)
+
+    def own_key(self, key: str) -> str:
+        """Return our name of a released tensor; a name that is none of this layout's passes unchanged."""
+        return _replace(key, self.starts, self.inside)
+
+    def released_key(self, key: str) -> str:
+        """Return the released name of a tensor of ours: the inverse of `own_key`."""
+        return _replace(key, _swapped(self.starts), _swapped(self.inside))
+
+
+def _swapped(names: Mapping[str, str]) -> dict[str, str]:
+    return {ours: theirs for theirs, ours in names.items()}
+
+
+def _replace(key: str, starts: Mapping[str, str], inside: Mapping[str, str]) -> str:
+    for old, new in starts.items():
+        if key.startswith(old):
+            key = new + key.removeprefix(old)
+            break
+    for old, new in inside.items():
+        if f".{old}." in key:
+            return key.replace(f".{old}.", f".{new}.", 1)
+    return key
+
+
+# The first whose marks are all found is the file's.
+LAYOUTS: dict[str, Layout] = {
+    "eca_resnet": Layout(
+        "ECA-ResNet", (r"^layer4\.", r"\.eca\.conv\."), {**_RESNET, "fc.": "classifier."}, {"eca.conv": "se.conv"}
+    ),
+    "eca_mobilenet_v2": Layout(
+        "ECA-MobileNetV2",
+        (r"^features\.\d+\.conv\.\d\.conv\.weight$", r"^features\.0\.0\."),
+        {"features.": "backbone.features.", "classifier.1.": "classifier."},
+    ),
+    "resnet": Layout("torchvision's ResNet", (r"^layer4\.", r"^conv1\."), {**_RESNET, "fc.": "classifier."}),
+    "covey": Layout("covey", (r"^backbone\.",), {}),
+}
+
+
+def detect_layout(keys: Iterable[str]) -> str:
+    """Tell the layout, a key of `LAYOUTS`, from the names of the tensors.
+
+    Raises UserError, with some of the names, when they belong to no published network that is known.
+    """
+    keys = list(keys)
+    for name, layout in LAYOUTS.items():
+        if all(any(re.search(mark, key) for key in keys) for mark in layout.marks):
+            return name
+    some = ", ".join(keys[:4])
+    raise UserError(
+        f"these tensors ({some}{', ...' if len(keys) > 4 else ''}) belong to no network that is known here: "
+        f"layouts are {'; '.join(layout.title for layout in LAYOUTS.values())}"
+    )
+
+
+def from_released(state: Mapping[str, Tensor], layout: str | None = None) -> tuple[str, dict[str, Tensor]]:
+    """Rename a published state dict to our names; returns (layout, state dict).
+
+    `module.` of parallel training goes, at the start and after the first part.
+    layout: a key of `LAYOUTS`; None: detect it.
+    Raises UserError for an unknown layout.
+    """
+    plain = {re.sub(r"^(module\.)+", "", key).replace(".module.", ".", 1): value for key, value in state.items()}
+    layout = layout or detect_layout(plain)
+    return layout, {LAYOUTS[layout].own_key(key): value for key, value in plain.items()}
+
+
+def to_released(state: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
+    """Rename a state dict of ours to the published names of `layout`: the inverse of `from_released`."""
+    return {LAYOUTS[layout].released_key(key): value for key, value in state.items()}
+
+
+def load_released(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    drop: tuple[str, ...] = (),
+    allow_missing: tuple[str, ...] = (),
+    say: Callable[[str], None] = print,
+) -> LoadReport:
+    """Load a checkpoint of a published network and say which layout it has and what matched.
+
+    model: an `ImageClassifier`, or a bare backbone of it (the classifier is then not wanted).
+    drop, allow_missing: prefixes of our names to leave out of the file, and that the file may lack.
+    Raises UserError, naming the keys and the option to change where the file shows it, unless every tensor of the model
+    is in the file with the right shape, and the file has no more for a part of the model. Nothing is loaded then.
+    """
+    state, _ = read_checkpoint(path)
+    try:
+        name, state = from_released(state)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    try:
+        report = load_state(model, state, path, drop=drop, allow_missing=allow_missing)
+    except UserError as error:
+        hints = [hint for find in HINTS if (hint := find(model, state))]
+        raise UserError(" ".join([f"{error} Its layout: {LAYOUTS[name].title}.", *hints])) from error
+    say(f"{report}; layout: {LAYOUTS[name].title}")
+    return report
+
+
+def _kernel_hint(model: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """Name the filter lengths of an ECA file where they are not the model's."""
+
+    def lengths(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+        return {
+            found[1]: value.shape[-1]
+            for key, value in tensors.items()
+            if (found := re.search(r"\b(layer\d|features\.\d+)\.\S*\bconv\.weight$", key)) and value.dim() == 3
+        }
+
+    theirs, ours = lengths(state), lengths(model.state_dict())
+    if not theirs or not ours or theirs == ours:
+        return ""
+    kernels = tuple(theirs.values())
+    return (
+        f"Its ECA filters have lengths {kernels}, the model's {tuple(ours.values())}: build it with k_size={kernels}."
+    )
+
+
+HINTS: tuple[Callable[[nn.Module, Mapping[str, Tensor]], str], ...] = (_kernel_hint,)
