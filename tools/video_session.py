@@ -41,12 +41,16 @@ def view_of(augment: str, size: int, backbone: nn.Module, flip: bool) -> ClipVie
 
 
 def open_videos(
-    data: Videos, backbone: nn.Module, size: int | None = None, sampling: FrameSampling | None = None
+    data: Videos,
+    backbone: nn.Module,
+    size: int | None = None,
+    sampling: FrameSampling | None = None,
+    new_classes: bool = True,
 ) -> tuple[Clips, Clips | None]:
     """Open the training and the validation videos, the latter always in the deterministic view.
 
     size: side of a clip; null takes `data.size`, then the backbone's. sampling: null takes the options' own.
-    Raises UserError where there is less than two classes; warns where validation has classes of the training.
+    new_classes: raise UserError where training has less than two classes, and warn where validation has some of them.
     """
     size = size or data.size or backbone.input_size
     sampling = sampling or FrameSampling(data.sampling, data.frames, data.step)
@@ -59,12 +63,13 @@ def open_videos(
         return Clips(dataset, view_of(augment, size, backbone, flip), sampling, data.limit_s)
 
     train = opened(data.train, data.augment, least)
-    if len(train.dataset.class_names) < 2:
+    if new_classes and len(train.dataset.class_names) < 2:
         raise UserError(f"{data.train} has one class: training needs two at least")
     if data.val is None:
         return train, None
     val = opened(data.val, "none", center.short)
-    warn_seen(train.dataset.class_names, val.dataset.class_names, f"{data.val} has")
+    if new_classes:
+        warn_seen(train.dataset.class_names, val.dataset.class_names, f"{data.val} has")
     return train, val
 
 
