@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tools.groups import Data, Episodes, Kind, Machine, Model, Optim, Validation
-from tools.video_groups import View
+from tools.video_groups import VideoGrid, View
 
 
 @dataclass
@@ -255,7 +255,9 @@ class Benchmark:
 
     Args:
         run: folder of all results; what is finished in it is kept, so that a killed run goes on where it stood.
-        sources: NAME: training data set, or NAME: {train: DATASET, val: DATASET}.
+        media: pictures, or videos: sources are pre-trained once and tuned to every target, see docs/benchmark.md.
+        sources: NAME: training data set, or NAME: {train: DATASET, val: DATASET}. Of videos also checkpoint: weights
+            that are ready.
         targets: NAME: test data set, or NAME: {test: DATASET, val: DATASET, episodes: FOLDER}; where the target has a
             val, its episodes choose the epoch, and the target's models are trained for it alone; episodes are files
             that another benchmark wrote.
@@ -299,10 +301,12 @@ class Benchmark:
         cpus_per_job: CPU threads of every process of a job, in both engines, unless machine.threads says otherwise.
         gpus_per_job: GPUs that Ray gives a job; null takes machine.devices where the cluster has GPUs.
         dry_run: print what would run, and stop.
+        video: of a benchmark of videos
         machine: the machine of one job
     """
 
     run: str = "runs/benchmark"
+    media: Literal["pictures", "videos"] = "pictures"
     sources: dict[str, Any] = field(
         default_factory=lambda: {
             "Cyrillic": {"train": "glyphs:cyrillic", "val": "glyphs:armenian"},
@@ -354,4 +358,5 @@ class Benchmark:
     cpus_per_job: int = 1
     gpus_per_job: float | None = None
     dry_run: bool = False
+    video: VideoGrid = field(default_factory=VideoGrid)
     machine: Machine = field(default_factory=Machine)

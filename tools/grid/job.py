@@ -52,7 +52,8 @@ def training_options(job: Job, root: Path, checkpoint: Path | None) -> Any:
     """Return the options of a training in its folder, from the weights it starts from."""
     from tools.grid.training import JOBS
 
-    start = {} if checkpoint is None else {"checkpoint": str(checkpoint)}
+    name = "weights" if job.kind == "video_pretrain" else "checkpoint"
+    start = {} if checkpoint is None else {name: str(checkpoint)}
     return build(JOBS[job.kind], {**job.options, "run": str(root / job.name), **start})
 
 
@@ -64,6 +65,8 @@ def finished(job: Job, root: Path, before: Job | None) -> Outcome | None:
     from tools.grid.cells import missing
     from tools.grid.stage import read_done, sentence, stage_key
 
+    if job.kind == "given":
+        return Outcome(job.name, said=job.options["checkpoint"], fresh=False)
     start = last_weights(before, root) if before else None
     if before and start is None:
         return None
@@ -75,9 +78,11 @@ def finished(job: Job, root: Path, before: Job | None) -> Outcome | None:
 
 
 def last_weights(job: Job, root: Path) -> tuple[Path, str] | None:
-    """Return path and hash of the weights that a finished training left."""
+    """Return path and hash of the weights that a finished training left, or of those that were given."""
     from tools.grid.stage import file_hash, note
 
+    if job.kind == "given":
+        return Path(job.options["checkpoint"]), file_hash(job.options["checkpoint"])
     weights = root / job.name / note(root / job.name).get("weights", "")
     return (weights, file_hash(weights)) if weights.is_file() else None
 
@@ -92,6 +97,8 @@ def run_job(job: Job, root: Path, before: Job | None, sets: dict | None = None) 
     from tools.grid.cells import test_cells
     from tools.grid.stage import run_stage, sentence
 
+    if job.kind == "given":
+        return finished(job, root, before)
     folder = root / job.name
     folder.mkdir(parents=True, exist_ok=True)
     try:

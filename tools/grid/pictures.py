@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from episodes import figures as look
-from fewshot.methods import METHODS
+from tools.grid.methods import method_of, title_of
 from tools.grid.results import Found
 from tools.grid.statistics import Difference, Ranks, cliques
 
@@ -86,7 +86,7 @@ def plot_differences(found: Found, rows: Sequence[Difference], path: str | Path 
     methods = [method for method in found.titles() if method != reference]
     sources, targets, views = list(map(str, found.config.sources)), list(map(str, found.config.targets)), found.views
     height = max(0.34, 0.17 * len(sources)) * len(methods) + 0.62
-    title = f"{measured(found)}: minus {METHODS[reference].title}, points, on the same episodes"
+    title = f"{measured(found)}: minus {title_of(reference)}, points, on the same episodes"
     figure = look.new_figure(1.7 + 2.2 * len(targets), 1.15 + height * len(views), title)
     grid = figure.subplots(len(views), len(targets), sharex=True, squeeze=False)
     shift = np.linspace(-0.26, 0.26, len(sources)) if len(sources) > 1 else [0.0]
@@ -102,7 +102,7 @@ def plot_differences(found: Found, rows: Sequence[Difference], path: str | Path 
                         axes.plot(0.02, m + shift[s], transform=axes.get_yaxis_transform(), **CROSS)
                     else:
                         _difference(axes, row, m + shift[s], s)
-            names = [METHODS[method].title for method in methods] if axes is axes_row[0] else []
+            names = [title_of(method) for method in methods] if axes is axes_row[0] else []
             axes.set_yticks(range(len(methods)), names, fontfamily=look.FONTS)
             axes.set_ylim(len(methods) - 0.5, -0.5)
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -135,7 +135,7 @@ def _legend(reference: str, sources: Sequence[str], rows: Sequence[Difference], 
     marks["filled: the 95 % interval excludes zero"] = {"marker": "o", "color": look.INK}
     marks["hollow: it does not"] = {"marker": "o", "color": look.INK, "markerfacecolor": "white"}
     if any(row.apart for row in rows):
-        other = "not transductive" if METHODS[reference].transductive else "transductive"
+        other = "not transductive" if method_of(reference).transductive else "transductive"
         marks[f"grey, dashed: {other}, not compared"] = {
             "marker": "o", "color": GREY, "markerfacecolor": "white", "linestyle": (0, (2, 1.5))
         }  # fmt: skip
@@ -172,11 +172,7 @@ def plot_ranks(ranks: Ranks, path: str | Path | None = None) -> Figure:
         end = 1 - 0.12 if left else count + 0.12
         axes.plot([x, x, end], [0, y, y], color=look.MUTED, linewidth=0.9)
         axes.plot(x, 0, marker="o", markersize=4, color=look.RIGHT)
-        text = (
-            f"{METHODS[ranks.methods[number]].title}  {x:.2f}"
-            if left
-            else f"{x:.2f}  {METHODS[ranks.methods[number]].title}"
-        )
+        text = f"{title_of(ranks.methods[number])}  {x:.2f}" if left else f"{x:.2f}  {title_of(ranks.methods[number])}"
         axes.text(end + (-0.05 if left else 0.05), y, text, va="center", ha="right" if left else "left", fontsize=9,
                   color=look.INK, fontfamily=look.FONTS)  # fmt: skip
     ordered = ranks.average[order]

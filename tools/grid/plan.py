@@ -42,9 +42,11 @@ class Cell:
 class Job:
     """A unit of work of its own, plain values only, so that it can be written down and sent to another process.
 
-    name: also its folder below the run folder. kind: pretrain, meta_train, self_distill or test.
+    name: also its folder below the run folder. kind: a training of `training.JOBS`, test, or given: weights that are
+    there already, the checkpoint in its options.
     options: of the training, as the dictionary of its dataclass; its checkpoint is that of the job in `needs`.
-    cells: of a test: dictionaries with cell, options (of Evaluate), head (of its class) and in_memory.
+    cells: of a test: dictionaries with cell, options (of Evaluate), head (of its class) and in_memory; of videos also
+        video: how its model is read.
     data: what the key of the result says of the pictures: text -> hash of labels and class names.
     """
 
@@ -75,11 +77,11 @@ def named(parts: Mapping[str, Any], what: str, known: tuple[str, ...]) -> dict[s
             if text is not None and not isinstance(text, str):
                 raise UserError(f"{what}.{name}.{key} must be text, not {text}")
         result[str(name)] = dict.fromkeys(known) | dict(entry)
-    _refuse_alike(result, what)
+    refuse_alike(result, what)
     return result
 
 
-def _refuse_alike(names: Mapping[str, Any], what: str) -> None:
+def refuse_alike(names: Mapping[str, Any], what: str) -> None:
     """Raise for two names that would share a folder."""
     seen: dict[str, str] = {}
     for name in names:
@@ -95,21 +97,21 @@ def typed(group: type, options: Any, where: str) -> Any:
     for key in options:
         if key not in group.__dataclass_fields__:
             raise UserError(f"{where} has the option '{key}'{nearest(str(key), group.__dataclass_fields__)}")
-    parser = ArgumentParser(exit_on_error=False)
+    parser, values = ArgumentParser(exit_on_error=False), {}
     parser.add_class_arguments(group, as_group=False)
     for key, value in options.items():
         try:
-            parser.parse_object({key: value})
+            values[key] = parser.parse_object({key: value})[key]  # 1e-3 is text in YAML, and a number for the parser
         except ArgumentError as error:
             kind = typing.get_type_hints(group)[key]
             raise UserError(f"{where}.{key} must be {describe(kind)}, not {value}") from error
-    return group(**options)
+    return group(**values)
 
 
 def kinds_of(config: Benchmark) -> dict[str, Kind]:
     """Return the kinds of episodes by name; raises UserError for an unknown option."""
     result = {str(name): typed(Kind, options, f"kinds.{name}") for name, options in config.kinds.items()}
-    _refuse_alike(result, "kinds")
+    refuse_alike(result, "kinds")
     return result
 
 
@@ -151,22 +153,51 @@ def target_options(config: Benchmark) -> dict[str, dict[str, str | None]]:
 
 
 def cells_of(config: Benchmark) -> Iterator[Cell]:
-    """Yield every cell of the grid."""
+    """Yield every cell of the grid, without the targets that a source of videos leaves out."""
     kinds = kinds_of(config)
-    for source in config.sources:
+    for source, parts in config.sources.items():
+        without = parts.get("without", ()) if isinstance(parts, Mapping) else ()
         for seed in dict.fromkeys(config.seeds):
             for method in dict.fromkeys(config.methods):
                 for kind, options in kinds.items():
                     for k_shot in shots_of(config, options):
                         for target in config.targets:
-                            yield Cell(str(source), str(target), method, k_shot, kind, seed)
+                            if target not in without:
+                                yield Cell(str(source), str(target), method, k_shot, kind, seed)
 
 
-class _Plan:
-    """Collects jobs by name; asking twice for the same training gives the same job."""
+class Jobs:
+    """Collects jobs by name; asking twice for the same training gives the same job.
+
+    keys: text of a data set -> hash of its labels.
+    """
+
+    def __init__(self, keys: Mapping[str, str]) -> None:
+        self.keys: Mapping[str, str] = keys
+        self.jobs: dict[str, Job] = {}
+
+    def add(self, kind: str, folder: str, stem: str, title: str, options: Any, needs: list[str]) -> Job:
+        """Return the job of a training with these options; a second one of the same stem gets a number."""
+        plain, number = json.loads(json.dumps(asdict(options))), 1
+        data = self.hashes(options.data.train, options.data.val)
+        while True:
+            name = f"{folder}/{stem}" + (f"_{number}" if number > 1 else "")
+            job = self.jobs.setdefault(name, Job(name, kind, title, plain, needs, data=data))
+            if (job.options, job.needs) == (plain, needs):
+                return job
+            number += 1
+
+    def hashes(self, *texts: str | None) -> dict[str, str]:
+        """Return the hashes of the labels of those data sets that are known."""
+        return {text: self.keys[text] for text in texts if text in self.keys}
+
+
+class _Plan(Jobs):
+    """The jobs of a grid of pictures."""
 
     def __init__(self, config: Benchmark, keys: Mapping[str, str]) -> None:
-        self.config, self.keys, self.jobs = config, keys, {}
+        super().__init__(keys)
+        self.config = config
         self.sources, self.targets = named(config.sources, "sources", ("train", "val")), target_options(config)
         self.machine = machine_of(config)
 
@@ -181,17 +212,6 @@ class _Plan:
                     config.workers, skip_broken=config.skip_broken, download=config.download)  # fmt: skip
         place = file_name(cell.source) + (f"@{file_name(cell.target)}" if own_val else "")
         return data, f"train/{place}/seed{cell.seed}"
-
-    def add(self, kind: str, folder: str, stem: str, title: str, options: Any, needs: list[str]) -> Job:
-        """Return the job of a training with these options; a second one of the same stem gets a number."""
-        plain, number = json.loads(json.dumps(asdict(options))), 1
-        data = {text: self.keys[text] for text in (options.data.train, options.data.val) if text in self.keys}
-        while True:
-            name = f"{folder}/{stem}" + (f"_{number}" if number > 1 else "")
-            job = self.jobs.setdefault(name, Job(name, kind, title, plain, needs, data=data))
-            if (job.options, job.needs) == (plain, needs):
-                return job
-            number += 1
 
     def weights(self, cell: Cell) -> Job:
         """Return the job whose weights a cell tests."""
@@ -223,8 +243,7 @@ class _Plan:
         options = test_options(self.config, target, kind, cell.kind, cell.k_shot, cell.seed)
         if cell.method == "simpleshot" and head.get("variant") == "CL2N" and head.get("centre") is None:
             options.base = self.sources[cell.source]["train"]  # the paper's centre
-        texts = (target["test"], options.base, options.episode_file)
-        job.data |= {text: self.keys[text] for text in texts if text in self.keys}
+        job.data |= self.hashes(target["test"], options.base, options.episode_file)
         entry = {"cell": asdict(cell), "options": asdict(options), "head": head}
         job.cells.append(json.loads(json.dumps({**entry, "in_memory": self.config.in_memory})))
 
@@ -234,13 +253,16 @@ def plan_jobs(config: Benchmark, keys: Mapping[str, str] | None = None) -> list[
 
     keys: text of a data set -> hash of its labels, see `tools.grid.check`.
     """
-    plan, kinds = _Plan(config, keys or {}), kinds_of(config)
+    from tools.grid.video_plan import VideoPlan
+
+    plan = (VideoPlan if config.media == "videos" else _Plan)(config, keys or {})
+    kinds = kinds_of(config)
     for cell in cells_of(config):
         plan.test(cell, kinds[cell.kind])
-    order = {"pretrain": 0, "self_distill": 1, "meta_train": 1, "test": 2}
+    order = {"given": 0, "pretrain": 0, "video_pretrain": 0, "test": 2}  # everything else is between
     place = {str(target): number for number, target in enumerate(config.targets)}
 
     def key(job: Job) -> tuple[int, int]:  # tests target by target, so that its pictures can be used again
-        return order[job.kind], place[job.cells[0]["cell"]["target"]] if job.cells else 0
+        return order.get(job.kind, 1), place[job.cells[0]["cell"]["target"]] if job.cells else 0
 
     return sorted(plan.jobs.values(), key=key)

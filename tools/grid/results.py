@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from episodes.metrics import mean_and_interval
-from fewshot.methods import METHODS
 from tools.config import Benchmark
 from tools.grid.cells import Result, cell_key, read_cell
 from tools.grid.job import Outcome, last_weights
+from tools.grid.methods import method_of, title_of
 from tools.grid.plan import Cell, Job, kinds_of, shots_of
 from tools.kinds import varies
 from tools.table import Cell as Number
@@ -54,7 +54,7 @@ class Found:
         Accuracies that are those of another column, episode by episode, are left out: open-set episodes have the known
         queries of the standard ones, and so the same answers, but for methods that ask all queries at once.
         """
-        methods = [m for m in self.titles() if not METHODS[m].transductive] or list(self.titles())
+        methods = [m for m in self.titles() if not method_of(m).transductive] or list(self.titles())
         views: list[View] = []
         seen: set[tuple[bytes | None, ...]] = set()
         for column in self.columns:
@@ -90,7 +90,7 @@ class Found:
 
     def titles(self) -> dict[str, str]:
         """Return the title of every method, in the order of the options."""
-        return {method: METHODS[method].title for method in dict.fromkeys(self.config.methods)}
+        return {method: title_of(method) for method in dict.fromkeys(self.config.methods)}
 
 
 def collect(config: Benchmark, jobs: Iterable[Job], outcomes: Mapping[str, Outcome], root: Path) -> Found:
@@ -151,7 +151,7 @@ def make_tables(found: Found, what: str = "accuracies") -> list[Table]:
                     if why:
                         failed[place] = reasons.setdefault(why[0], len(reasons) + 1)
         notes = {f"[{number}]": text for text, number in reasons.items() if number in failed.values()}
-        apart = frozenset(row for method, row in titles.items() if METHODS[method].transductive)
+        apart = frozenset(row for method, row in titles.items() if method_of(method).transductive)
         if apart:
             notes["transductive"] = "asks all queries of an episode at once, so it is not compared with the others"
         groups = [(target, [found.column_title(c) for c in columns]) for target in map(str, config.targets)]
@@ -174,7 +174,7 @@ def _notes(found: Found) -> dict[str, str]:
         if said:
             shots = {text: " and ".join(f"{k}-shot" for k in sorted(ks)) for text, ks in said.items()}
             notes[title] = "; ".join(f"{text} ({shots[text]})" if len(said) > 1 else text for text in said)
-        learners += [title] if METHODS[method].semi_supervised else []
+        learners += [title] if method_of(method).semi_supervised else []
     if any(kind.unlabelled for kind in kinds_of(found.config).values()):
         notes["unlabelled pictures"] = f"used by {', '.join(learners)}" if learners else "no method here uses them"
     return notes

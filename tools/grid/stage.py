@@ -16,6 +16,7 @@ from typing import Any
 from episodes.run import FREE_KEYS, write_json
 
 DONE = "done.json"
+STARTS = ("checkpoint", "weights")  # options that name the weights to start from
 LENGTH = ("optim.epochs", "generations")  # a run may be lengthened on resuming, but a longer one is another stage
 
 
@@ -35,7 +36,7 @@ def stage_key(options: Any, facts: Mapping[str, Any] | None = None) -> dict[str,
     Where it is written, and what changes nothing but speed, is left out, so that a run folder may be moved.
     """
     wanted = json.loads(json.dumps(asdict(options)))
-    for key in ("checkpoint", *(key for key in FREE_KEYS if key not in LENGTH)):
+    for key in (*STARTS, "source", *(key for key in FREE_KEYS if key not in LENGTH)):
         group, dot, name = key.partition(".")
         if dot and isinstance(wanted.get(group), dict):
             wanted[group].pop(name, None)
@@ -43,7 +44,8 @@ def stage_key(options: Any, facts: Mapping[str, Any] | None = None) -> dict[str,
             wanted.pop(key, None)
     if facts and "skip_broken" in wanted.get("data", {}):
         wanted["data"]["skip_broken"] = False  # the hashes of the labels in `facts` tell what was left out
-    return {"options": wanted, "base": file_hash(getattr(options, "checkpoint", None)), "facts": dict(facts or {})}
+    base = next((value for name in STARTS if (value := getattr(options, name, None))), None)
+    return {"options": wanted, "base": file_hash(base), "facts": dict(facts or {})}
 
 
 def file_hash(weights: str | Path | None) -> str | None:

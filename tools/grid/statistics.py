@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from episodes.metrics import paired_difference
-from fewshot.methods import METHODS
+from tools.grid.methods import method_of
 from tools.grid.results import Found, View
 
 LEAST_METHODS, LEAST_BLOCKS = 3, 5
@@ -58,7 +58,7 @@ def differences(found: Found) -> list[Difference]:
                 for method in found.titles():
                     values = found.pooled(source, target, method, column, what)
                     if method != reference and values is not None and base is not None:
-                        apart = METHODS[method].transductive != METHODS[reference].transductive
+                        apart = method_of(method).transductive != method_of(reference).transductive
                         place = (source, target, (column, what), method)
                         result.append(Difference(*place, *paired_difference(values, base), apart))
     return result
@@ -72,7 +72,7 @@ def rank(found: Found) -> Ranks | str:
     method has the same accuracy are one block for the same reason. Ties share their ranks.
     """
     config = found.config
-    methods = [method for method in found.titles() if not METHODS[method].transductive]
+    methods = [method for method in found.titles() if not method_of(method).transductive]
     if len(methods) < LEAST_METHODS:
         return f"ranks need {LEAST_METHODS} methods that are not transductive, here are {len(methods)}"
     rows, seen = [], set()

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 from typing import Any
 
 from fewshot.methods import METHODS
 from tools.config import Benchmark, Compare, MetaTrain, Pretrain, SelfDistill
 from tools.groups import Data, Episodes, Machine, Model, Validation
+from tools.video_config import VideoPretrain, VideoTune
 
 # Whom a pre-training is named after: methods that pool alike share it, whichever of them are compared.
 NAMESAKE = {"gap": "protonet", "bdc": "meta_deepbdc"}
 POOL_TITLES = {"gap": "average pooling", "bdc": "BDC"}
-JOBS = {"pretrain": Pretrain, "meta_train": MetaTrain, "self_distill": SelfDistill}
+JOBS = {
+    "pretrain": Pretrain,
+    "meta_train": MetaTrain,
+    "self_distill": SelfDistill,
+    "video_pretrain": VideoPretrain,
+    "video_tune": VideoTune,
+}
 
 
 def base_of(method: str) -> str:
@@ -93,10 +101,6 @@ def adapt_options(
 def train(kind: str, options: Any) -> dict:
     """Run one training in this process; returns its metrics.
 
-    kind: of JOBS.
+    kind: of JOBS, the name of its script too.
     """
-    from tools.meta_train import meta_train
-    from tools.pretrain import pretrain
-    from tools.self_distill import self_distill
-
-    return {"pretrain": pretrain, "meta_train": meta_train, "self_distill": self_distill}[kind](options)
+    return getattr(importlib.import_module(f"tools.{kind}"), kind)(options)
