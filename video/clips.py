@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from torch import Tensor
 from episodes.errors import UserError
 from episodes.seeds import AUGMENT
 
+from .clips_apart import ClipCrew, must_stay
 from .clips_guard import Journal, watching
 from .clips_views import ClipView, Draws
 from .frames import FrameSampling
@@ -75,7 +77,9 @@ class Clips:
 
     sampling: which frames. view: how they become the network's input, see `ClipView`. The center view takes the middle
         frames, the others draw them (TAMT's code does so in training, validation and test).
-    limit_s: seconds that a loader worker may take for one video; 0 for no limit.
+    limit_s: seconds that reading one video may take. So that a decoder which hangs or crashes cannot take the program
+        with it, the main process has its clips read by processes of its own, too; 0: no limit, and no such processes.
+    readers: how many of these there are; the clips of one `load` are shared among them.
     """
 
     in_memory = False
@@ -86,11 +90,13 @@ class Clips:
         view: ClipView | None = None,
         sampling: FrameSampling | None = None,
         limit_s: float = 120.0,
+        readers: int = 1,
     ) -> None:
         self.dataset, self.view, self.sampling = dataset, view or ClipView(), sampling or FrameSampling()
         self.size, self.mean, self.std = self.view.size, self.view.mean, self.view.std
         self.augment = "none" if not self.view.random else f"{self.view.view} {self.view.augment}"
-        self.journal = Journal(limit_s)
+        self.journal, self.limit_s, self.readers = Journal(limit_s), limit_s, readers
+        self._crew: ClipCrew | None = None
 
     def load(self, indices: np.ndarray | Sequence[int], *seed: int, places: Sequence[int] | None = None) -> Tensor:
         """Return (N, 3, T, size, size) float32 clips; what is random in them depends on `seed` and the place alone.
@@ -98,15 +104,37 @@ class Clips:
         places: (N,) of the clips in the whole batch, where these are a part of it; default 0, 1, ...
         """
         indices = np.asarray(indices).tolist()
+        places = range(len(indices)) if places is None else places
+        random = self.view.random
+        tasks = [
+            (index, (AUGMENT, *seed, place) if random else ()) for place, index in zip(places, indices, strict=True)
+        ]
         out = torch.empty(len(indices), 3, self.sampling.frames, self.size, self.size)
-        for row, (place, index) in enumerate(
-            zip(range(len(indices)) if places is None else places, indices, strict=True)
-        ):
-            draws = Draws.of(AUGMENT, *seed, place) if self.view.random else None
-            with self.journal.at(index), self.dataset.open(index) as video:
-                chosen = self.sampling.indices(len(video), None if draws is None else draws.numpy)
-                out[row] = self.view.clip(video, chosen, draws)
+        if not self.limit_s or getattr(self.dataset.read, "harmless", False) or must_stay():
+            for row, (index, seeds) in enumerate(tasks):
+                with self.journal.at(index):
+                    out[row] = self.clip(index, seeds)
+        else:
+            self._apart().load(tasks, out.numpy())
         return out
+
+    def clip(self, index: int, seeds: Sequence[int] = ()) -> Tensor:
+        """Read one clip in this process: (3, T, size, size). seeds: of what is random in it; none: the center view."""
+        draws = Draws.of(*seeds) if seeds else None
+        with self.dataset.open(index) as video:
+            chosen = self.sampling.indices(len(video), None if draws is None else draws.numpy)
+            return self.view.clip(video, chosen, draws)
+
+    def _apart(self) -> ClipCrew:
+        """Return the processes that read for this one; they know the clips as they were when they began."""
+        state = (id(self.dataset), self.view, self.sampling, self.limit_s, self.readers)
+        if self._crew is None or not self._crew.fits(state):
+            shape = (3, self.sampling.frames, self.size, self.size)
+            self._crew = ClipCrew(copy.copy(self).clip, self.dataset.where, shape, self.readers, self.limit_s, state)
+        return self._crew
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_crew": None}
 
     def facts(self) -> dict[str, Any]:
         """Return how clips are prepared, as plain values; raises UserError for views that change with every look."""

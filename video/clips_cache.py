@@ -28,8 +28,9 @@ from episodes.run import write_json
 from episodes.sources.cache import cache_folder
 
 from .clips import ClipSet
-from .clips_check import Report, failed, in_processes
+from .clips_check import Report, failed
 from .clips_crops import short_side
+from .crew import in_processes
 from .frames import segment_indices
 from .readers import Opener
 from .readers_stills import ArrayReader
@@ -100,6 +101,8 @@ def cached_clips(
 
 class CacheOpener:
     """Opens videos of a store by the names that they had; picklable, mapped once per process."""
+
+    harmless = True  # runs no decoder
 
     def __init__(self, folder: str) -> None:
         self.folder, self.path = folder, os.path.join(folder, FRAMES)

@@ -28,8 +28,8 @@ SLOTS = 256  # workers; more of them share a slot, and may then blame each other
 class Journal:
     """Which item each worker is at: shared with the workers that are forked after it was made.
 
-    limit_s: seconds that a worker may take for one video, 0 for as long as it likes. It does not hold in the main
-    process, which an alarm would end.
+    limit_s: seconds that a worker may take for one video, 0 for as long as it likes. The main process, which an alarm
+    would end, has its clips read by others, see `video.clips_apart`.
     """
 
     def __init__(self, limit_s: float = 0.0) -> None:
@@ -84,8 +84,13 @@ def explain(
     else:
         how = "".join(f" ({signal.Signals(-code).name})" if code < 0 else f" (exit code {code})" for code in codes[:1])
         what = f"ended the process that read it{how}"
+    return deadly(where(item), what)
+
+
+def deadly(name: str, what: str) -> UserError:
+    """Return the one error for a video that a decoder does not survive. what: it does, as in "takes too long"."""
     return UserError(
-        f"video {where(item)} {what}: look at it with `python -m tools.videos check`, and replace it or leave it out"
+        f"video {name} {what}: look at it with `python -m tools.videos check`, and replace it or leave it out"
     )
 
 

@@ -21,6 +21,8 @@ ARRAYS = ("xy", "t_ms", "stroke_start", "drawing_start", "label", "class_names")
 class StrokeOpener:
     """Opens drawing `name` (its number) of a file of strokes as a clip of `frames` frames; picklable."""
 
+    harmless = True  # runs no decoder
+
     def __init__(self, path: str, frames: int = 32) -> None:
         self.path, self.count = path, frames
         self._arrays: dict[str, np.ndarray] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -18,9 +19,10 @@ from episodes.loaders import BatchImages, EpisodeImages, numbered_loader
 from episodes.sampler import EpisodeSampler
 from tests.video.films import grey_frames, write_film
 from video.clips import Clips, ClipSet, mirrors
-from video.clips_check import check_videos, in_processes
+from video.clips_check import check_videos
 from video.clips_open import open_clips
 from video.clips_views import ClipView
+from video.crew import in_processes
 from video.frames import FrameSampling
 from video.readers import VideoOpener
 from video.readers_stills import ArrayReader
@@ -198,9 +200,10 @@ class Deadly:
         return ArrayReader(grey_frames(6), name)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("how", ["crash", "hang"])
-def test_a_worker_that_dies_names_the_video(how):
-    """The loader ends with one sentence, and soon."""
+def test_a_worker_that_dies_names_the_video(how, workers):
+    """The loader ends with one sentence, and soon; without workers too."""
     names = [f"good {i}" for i in range(11)]
     names[7] = "bad"
     dataset = ClipSet(names, np.zeros(11, np.int64), ["one"], Deadly(how))
@@ -208,20 +211,38 @@ def test_a_worker_that_dies_names_the_video(how):
     before = signal.getsignal(signal.SIGCHLD)
     what = "takes longer than 1 s" if how == "hang" else r"ended the process that read it \(SIGKILL\)"
     with pytest.raises(UserError, match=f"video 'bad' {what}"):
-        for _ in numbered_loader(BatchImages(clips, 2), workers=2):
+        for _ in numbered_loader(BatchImages(clips, 2), workers=workers):
             time.monotonic()
     after = signal.getsignal(signal.SIGCHLD)
     assert after is before or not callable(before)
+    assert clips.load([0, 3]).shape == (2, 3, 2, 16, 16)  # whoever caught the error goes on
+
+
+def test_clips_read_apart_are_those_read_here(films):
+    """Random views too; what is wrong comes back as it was raised; and no process is left."""
+    dataset = open_clips(str(films))
+    here = Clips(dataset, SEEDED, **SMALL, limit_s=0)
+    others = set(multiprocessing.active_children())
+    for readers in (1, 3):
+        apart = Clips(dataset, SEEDED, **SMALL, limit_s=60, readers=readers)
+        torch.testing.assert_close(apart.load([3, 9, 4, 0], 1, 2), here.load([3, 9, 4, 0], 1, 2))
+        assert len(set(multiprocessing.active_children()) - others) == readers
+        apart.view = here.view = ClipView(16, resize=20)
+        torch.testing.assert_close(apart.load([5]), here.load([5]))
+        here.view = SEEDED
+        del apart
+        assert not set(multiprocessing.active_children()) - others
+    mistaken = ClipSet(["a", "b"], np.array([0, 0]), ["one"], lambda name: ArrayReader(np.zeros(3), name))
+    with pytest.raises(ValueError, match="frames must be uint8"):
+        Clips(mistaken, ClipView(16), **SMALL).load([1])
 
 
 def test_checks_survive_what_they_check(films):
-    names = (
-        [*map(str, sorted(films.glob("*/*.mp4")))[:3]] if False else [str(p) for p in sorted(films.glob("*/*.mp4"))[:3]]
-    )
+    names = [str(path) for path in sorted(films.glob("*/*.mp4"))[:3]]
     reports = check_videos(VideoOpener(), [*names, str(films / "no.mp4")], show=False)
     assert [r.frames for r in reports] == [8, 8, 8, 0]
     assert reports[3].problem == "no such file or directory"
-    for how, reason in (("crash", "ended by SIGKILL"), ("hang", "longer than 0.3 s")):
+    for how, reason in (("crash", "ended the process that read it (SIGKILL)"), ("hang", "longer than 0.3 s")):
         reports = check_videos(Deadly(how), ["a", "bad", "b", "bad", "c", "d"], 2, limit_s=0.3, show=False)
         assert [r.frames for r in reports] == [6, 0, 6, 0, 6, 6]
         assert all(reason in r.problem for r in reports if r.name == "bad")
