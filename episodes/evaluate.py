@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -255,17 +255,20 @@ def evaluate_images(
     label: str = "episodes",
     show: bool = True,
     open_score: str = "probability",
+    seed: Sequence[int] = (),
 ) -> Evaluation:
     """Score episodes one at a time, encoding every image again: the plain way, for features too large to keep.
 
-    Gives the results of `evaluate_features`.
+    seed: of a view that is random (clips); an item's look then follows from it, the episode's number and its place.
+    Gives the results of `evaluate_features`, unless the view is random.
     """
     head.eval()
     tally, started = Tally(len(pictures.dataset.class_names), open_score), time.perf_counter()
     with Progress(len(sampler), label, on=show) as bar:
         for batch in sampler.steps(1):
             sides = [side[0] for side in sides_of(head, batch)]
-            features = encode(pictures.load(np.concatenate(sides)).to(device))[None]
+            look = (*seed, int(batch.numbers[0]))
+            features = encode(pictures.load(np.concatenate(sides), *look).to(device))[None]
             parts = list(features.split([len(side) for side in sides], dim=1))
             tally.add(batch, *_answers(head, batch, parts, open_score))
             bar.advance()

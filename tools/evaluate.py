@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tools.cli import run_tool
 from tools.config import Evaluate
-from tools.groups import Data
 
 
 def evaluate(config: Evaluate) -> dict:
@@ -12,7 +11,6 @@ def evaluate(config: Evaluate) -> dict:
     import torch
 
     from episodes.fingerprint import weights_key
-    from episodes.loaders import Pictures
     from episodes.processes import team_of
     from fewshot.maml import with_encoder
     from tools import session
@@ -20,14 +18,15 @@ def evaluate(config: Evaluate) -> dict:
     from tools.kinds import episode_samplers, kind_notes, said_of_file, settled, write_all
     from tools.picturing import draw_tests
     from tools.scoring import score_set
+    from tools.tested import open_tested
 
     session.check(config)
     config = settled(config)
     fabric = session.open_fabric(config.machine, config.seed)
     say, team = session.speaker(fabric), team_of(fabric)
     with session.together(fabric):
-        loaded = session.read_model(config.checkpoint, config.model, config.size, say, config.method)
-        method = loaded.architecture.method
+        tested = open_tested(config, say)
+        config, loaded = tested.config, tested.loaded
         heads = build_heads(config, loaded)
         session.lay_out(loaded.encoder, config.machine)
         encoder = fabric.to_device(loaded.encoder.requires_grad_(False).eval())
@@ -35,20 +34,13 @@ def evaluate(config: Evaluate) -> dict:
 
         def encode(images: torch.Tensor) -> torch.Tensor:
             with fabric.autocast():
-                return encoder(images)
+                parts = [encoder(part) for part in images.split(tested.batch)]
+                return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-        size, backbone = loaded.architecture.size, encoder.backbone
-        data = Data(skip_broken=config.skip_broken, download=config.download)
-
-        def pictures_of(name: str) -> Pictures:
-            return Pictures(session.open_set(name, data, size), size, backbone.mean, backbone.std)
-
-        sets = {name: pictures_of(name) for name in config.test}
-        base = pictures_of(config.base) if config.base else None
+        sets = {name: tested.open(name) for name in config.test}
+        base = tested.open(config.base) if config.base else None
         for name, pictures in sets.items():
-            session.warn_shared(
-                loaded.card.get("class_names", []), pictures.dataset.class_names, f"{name} has", "training"
-            )
+            tested.warn(name, pictures)
             for k in config.k_shot:  # refuses classes that are too few or too small, before any work
                 first = episode_samplers(config, pictures, k)[0]
         if config.episode_file is not None:
@@ -60,34 +52,40 @@ def evaluate(config: Evaluate) -> dict:
                     say(f"episodes written to {path}")
     scores = []
     weights = weights_key(encoder, config.machine.precision) if config.cache == "disk" else ""
+    size = tested.batch
     if base:
-        centre_on_base(heads.values(), config, encode, base, weights, fabric.device, show=team.main)
+        centre_on_base(heads.values(), config, encode, base, weights, fabric.device, show=team.main, batch_size=size)
     for name, pictures in sets.items():
-        some, features = score_set(name, config, encode, heads, pictures, fabric.device, weights=weights, team=team)
+        some, features = score_set(
+            name, config, encode, heads, pictures, fabric.device, weights=weights, team=team, batch_size=size
+        )
         scores += some
         with session.together(fabric):
             if config.pictures and team.main:
                 place = run.path / "pictures" / safe_name(name)
                 draw_tests(place, config, pictures, some, features, heads, fabric.device)
-    notes = {**notes_of(heads), **kind_notes(config, first, heads.values())}
-    return finish(run, config, method, loaded, scores, first, notes)
+    notes = {**tested.notes, **notes_of(heads), **kind_notes(config, first, heads.values())}
+    return finish(run, tested, scores, first, notes)
 
 
-def finish(run, config: Evaluate, method: str, loaded, scores, sampler, notes: dict[str, str]) -> dict:
+def finish(run, tested, scores, sampler, notes: dict[str, str]) -> dict:
     """Write metrics, per-episode results and the table; print the table.
 
-    sampler: of one of the tests, for what the episodes are like.
+    tested: `tools.tested.Tested`. sampler: of one of the tests, for what the episodes are like.
     """
     from dataclasses import replace
 
     from rich.console import Console
 
     from episodes.run import write_text
-    from fewshot.methods import METHODS
     from tools.kinds import describe, kind_record
     from tools.table import Table
+    from tools.tested import methods_of
 
-    row = METHODS[method].title
+    config, loaded = tested.config, tested.loaded
+    method = loaded.architecture.method
+    find, _ = methods_of(loaded)
+    row = find(method).title
     groups: dict[str, list[str]] = {name: [] for name in config.test}
     cells = {}
     for score in scores:
@@ -97,12 +95,14 @@ def finish(run, config: Evaluate, method: str, loaded, scores, sampler, notes: d
             groups[score.test].append(f"{score.column} AUROC")
             # both come of one test, whose seconds are told once
             cells[row, score.test, f"{score.column} AUROC"] = replace(score.cell("auroc"), seconds=None)
-    table = Table(f"{row}, {describe(config, sampler)}", [row], list(groups.items()), cells, notes)
+    what = ", ".join(filter(None, [row, describe(config, sampler), tested.said]))
+    table = Table(what, [row], list(groups.items()), cells, notes)
     metrics = {
         "method": method,
         "checkpoint": config.checkpoint,
         "stage": loaded.card.get("stage"),
         **kind_record(config, sampler),
+        **tested.record,
         "notes": notes,
         "scores": [score.row() for score in scores],
     }

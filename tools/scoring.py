@@ -89,6 +89,7 @@ def score_set(
     features: Features | None = None,
     weights: str = "",
     team: Team = ALONE,
+    batch_size: int = 128,
 ) -> tuple[list[Score], Features | None]:
     """Score one data set at every shot; features are computed once for all shots and repeats.
 
@@ -96,6 +97,7 @@ def score_set(
     features: of all pictures, when they are at hand already.
     weights: key of the encoder's weights (see `episodes.fingerprint.weights_key`), for features on disk.
     team: processes that call this together: each encodes and scores its share, and all get the results of all.
+    batch_size: items that are loaded and encoded at a time.
     Returns the scores and the features (None when `config.cache` is none).
     """
     samplers, show = {k: episode_samplers(config, pictures, k, team) for k in heads}, show and team.main
@@ -104,13 +106,14 @@ def score_set(
         encode, features, config = as_they_are, None, replace(config, cache="none")
     scores, seconds = [], 0.0
     if config.cache != "none" and features is None:
-        features, seconds = timed_features(name, config, encode, pictures, device, show, weights, team)
+        features, seconds = timed_features(name, config, encode, pictures, device, show, weights, team, batch_size)
     for k, head in heads.items():
         head.to(device)
         parts, options = [], {"show": show, "device": device, "open_score": config.kind.open_score}
-        for sampler in samplers[k]:
+        for repeat, sampler in enumerate(samplers[k]):
             if features is None:
-                score = partial(evaluate_images, encode, head, pictures, sampler, **options)
+                look = (config.seed, repeat)  # of what is random in a view
+                score = partial(evaluate_images, encode, head, pictures, sampler, seed=look, **options)
             else:
                 n_classes = len(pictures.dataset.class_names)
                 score = partial(evaluate_features, head, features, sampler, n_classes, **options)
@@ -129,15 +132,17 @@ def timed_features(
     show: bool,
     weights: str,
     team: Team = ALONE,
+    batch_size: int = 128,
 ) -> tuple[Features, float]:
     """Return the features of a data set, in memory or on disk as configured, and the seconds they took."""
     started = time.perf_counter()
     if config.cache == "memory":
-        features = extract_shared(replace(team, device=device), encode, pictures, show=show)
+        features = extract_shared(replace(team, device=device), encode, pictures, batch_size, show=show)
         return features, time.perf_counter() - started
     store = open_features(
-        encode, pictures, weights, config.features, config.feature_dtype, device=device, show=show, team=team
-    )
+        encode, pictures, weights, config.features, config.feature_dtype, batch_size=batch_size, device=device,
+        show=show, team=team,
+    )  # fmt: skip
     seconds = time.perf_counter() - started
     if show:
         size = (store.path / "features.bin").stat().st_size / 2**20

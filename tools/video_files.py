@@ -41,8 +41,8 @@ class Clip:
         return plan
 
 
-def peek(path: Path) -> tuple[Path, list[str], dict[str, Any]]:
-    """Return the file itself, its tensors' names and its card, empty without one. A folder stands for the file in it.
+def peek(path: Path) -> tuple[Path, dict[str, tuple[int, ...]], dict[str, Any]]:
+    """Return the file itself, its tensors' shapes and its card, empty without one. A folder stands for the file in it.
 
     Raises UserError for what is no readable checkpoint.
     """
@@ -51,32 +51,35 @@ def peek(path: Path) -> tuple[Path, list[str], dict[str, Any]]:
     if path.suffix == ".safetensors" and path.is_file():
         try:
             with safetensors.safe_open(path, framework="pt") as file:
-                return path, list(file.keys()), json.loads((file.metadata() or {}).get("covey", "{}"))
+                shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+                return path, shapes, json.loads((file.metadata() or {}).get("covey", "{}"))
         except (safetensors.SafetensorError, OSError, ValueError):
             pass  # the reader below has the sentence for it
     state, card = read_checkpoint(path)
-    return path, list(state), card
+    return path, {key: tuple(value.shape) for key, value in state.items()}, card
 
 
-def layout_of(keys: list[str]) -> str | None:
-    """Return the layout of a video transformer's tensors, None for anything else."""
+def layout_of(shapes: dict[str, tuple[int, ...]]) -> str | None:
+    """Return the layout of a video transformer's tensors, None for anything else (transformers of pictures too)."""
+    if not any("patch_embed" in key and len(shape) == 5 for key, shape in shapes.items()):
+        return None
     try:
-        return detect_layout([key.removeprefix("module.") for key in keys])
+        return detect_layout([key.removeprefix("module.") for key in shapes])
     except UserError:
         return None
 
 
 def is_video_file(path: str | Path) -> bool:
     """Whether a checkpoint is of videos: by its card, or by the names of its tensors where it has none."""
-    _, keys, card = peek(Path(path))
-    return card.get("domain") == "video" if "backbone" in card else layout_of(keys) is not None
+    _, shapes, card = peek(Path(path))
+    return card.get("domain") == "video" if "backbone" in card else layout_of(shapes) is not None
 
 
 def read_any(
     path: Path, model: VideoModel, clip: Clip, say: Say, method: str | None, source: str | None, freeze: bool
 ) -> LoadedVideo:
     """Do what `read_video_model` does for a file."""
-    path, keys, card = peek(path)
+    path, shapes, card = peek(path)
     ours = card.get("domain") == "video"
     if "backbone" in card and not ours and not model.backbone.startswith(f"{FRAMEWISE}:"):
         raise UserError(
@@ -89,9 +92,9 @@ def read_any(
         raise UserError(f"{path} is no adapter file, which has its network elsewhere: leave source out")
     if ours and "method" in card:
         return _read_tuned(path, card, clip, say, method, freeze)
-    if not ours and layout_of(keys) == "tamt":
+    if not ours and layout_of(shapes) == "tamt":
         return _read_released(path, model, clip, say, method, freeze)
-    return _read_source(path, keys, card, model, clip, say, method, freeze)
+    return _read_source(path, shapes, card, model, clip, say, method, freeze)
 
 
 def _plan_of_tuned(card: dict[str, Any], clip: Clip, method: str | None, path: Path) -> VideoArchitecture:
@@ -190,7 +193,7 @@ def _read_released(
 
 
 def _read_source(
-    path: Path, keys: list[str], card: dict, model: VideoModel, clip: Clip, say: Say, method: str | None, freeze: bool
+    path: Path, shapes: dict, card: dict, model: VideoModel, clip: Clip, say: Say, method: str | None, freeze: bool
 ) -> LoadedVideo:
     """Read source weights into an encoder whose other parts start fresh."""
     method = method or model.method
@@ -201,7 +204,7 @@ def _read_source(
         if clip.frames and plan.frames and clip.frames != plan.frames:
             say(f"note: {path} was trained on clips of {plan.frames} frames, these have {clip.frames}")
     else:
-        if layout := layout_of(keys):
+        if layout := layout_of(shapes):
             _known(path, model, layout)
         plan = VideoArchitecture(method, model.backbone, dict(model.backbone_options))
     plan.method, plan.options = method, dict(model.options)
