@@ -115,10 +115,7 @@ def open_features(
         raise UserError(f"features are stored as {' or '.join(DTYPES)}, not {dtype}")
     if not len(pictures.dataset):
         raise UserError("there are no images to represent: the data set is empty")
-    parts = {"weights": weights_key, "dataset": dataset_key(pictures.dataset), "pictures": picture_facts(pictures)}
-    parts["dtype"] = dtype
-    root = Path(folder) if folder is not None else cache_folder() / "features"
-    path = root / _hash(parts)
+    parts, path = _place(pictures, weights_key, folder, dtype)
     work = functools.partial(_represent, encode, pictures, dtype, batch_size, device)
     with together(team):
         if team.main:
@@ -128,6 +125,26 @@ def open_features(
             assist(team, work)
     with together(team):
         return store if team.main else _read_of_main(path, weights_key)
+
+
+def bytes_to_write(
+    row_bytes: int, pictures: Pictures, weights_key: str, folder: str | Path | None = None, dtype: str = "float32"
+) -> int:
+    """Return how many more bytes `open_features` will take on disk.
+
+    row_bytes: of one row as it is stored. The other arguments are those of `open_features`.
+    """
+    rows = _place(pictures, weights_key, folder, dtype)[1] / ROWS
+    there = rows.stat().st_blocks * 512 if rows.is_file() else 0  # a file that is being filled has holes
+    return max(0, row_bytes * len(pictures.dataset) - there)
+
+
+def _place(pictures: Pictures, weights_key: str, folder: str | Path | None, dtype: str) -> tuple[dict[str, Any], Path]:
+    """Return what the features of a store are of, and its folder."""
+    parts = {"weights": weights_key, "dataset": dataset_key(pictures.dataset), "pictures": picture_facts(pictures)}
+    parts["dtype"] = dtype
+    root = Path(folder) if folder is not None else cache_folder() / "features"
+    return parts, root / _hash(parts)
 
 
 def _open_or_compute(

@@ -23,7 +23,7 @@ LAST, BEST = "last.ckpt", "best.safetensors"
 # Options that may differ between a run and its continuation: they change nothing but speed, place or length.
 FREE_KEYS = (
     *("run", "resume", "overwrite", "data.workers", "data.download", "optim.epochs", "generations", "pictures"),
-    "data.limit_s",
+    *("data.limit_s", "features", "reference_file"),
     *("machine.accelerator", "machine.threads", "machine.channels_last", "machine.deterministic"),
     *("machine.devices", "machine.num_nodes", "machine.timeout_minutes"),
 )
@@ -139,7 +139,7 @@ class RunFolder:
             return
         old, new = _flatten(yaml.safe_load(file.read_text())), _flatten(json.loads(json.dumps(self.config)))
         # a cosine that was laid out for another number of epochs is another schedule; videos' sources know no other
-        fixed = old.get("optim.schedule", "cosine") == "cosine"
+        fixed = old.get("optim.schedule", "cosine") == "cosine" and old.get("optim.t_max") is None
         free = [key for key in FREE_KEYS if key != "optim.epochs" or not fixed]
         for key in sorted(old.keys() | new.keys()):
             added = key not in old and key in ADDED  # the run is older than the option, and was as its default

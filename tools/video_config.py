@@ -80,6 +80,10 @@ class VideoTune:
             alone; needs data.augment none. auto: disk where it is possible.
         features: folder of what is kept on disk; null takes features/ in the cache folder (~/.cache/covey).
         feature_dtype: of what is kept; float16 needs half the room and rounds to three digits.
+        drop_path: largest drop rate of the network's blocks while it is tuned, those of the frozen blocks included (as
+            published), unless what these compute is kept.
+        reference_file: also write the tuned model here as TAMT's released code names its tensors.
+        pictures: draw the clips of the first training episode as film strips.
         data: the videos
         model: the model
         optim: the training
@@ -100,6 +104,9 @@ class VideoTune:
     cache: Literal["auto", "disk", "memory", "none"] = "auto"
     features: str | None = None
     feature_dtype: Literal["float32", "float16"] = "float32"
+    drop_path: float = 0.1
+    reference_file: str | None = None
+    pictures: bool = True
     data: Videos = field(default_factory=Videos)
     model: VideoModel = field(default_factory=VideoModel)
     optim: TuneOptim = field(default_factory=TuneOptim)

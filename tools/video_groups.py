@@ -136,6 +136,8 @@ class TuneOptim:
         name: adam, adamw or sgd.
         lr: learning rate.
         weight_decay: on all trained parameters.
+        momentum: of SGD.
+        nesterov: of SGD.
         schedule: cosine or constant, stepped after every epoch.
         t_max: epochs to the end of the cosine; null ends it with the training.
         eta_min: rate at the end of the cosine.
@@ -148,6 +150,8 @@ class TuneOptim:
     name: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = 1e-3
     weight_decay: float = 5e-4
+    momentum: float = 0.9
+    nesterov: bool = True
     schedule: Literal["cosine", "constant"] = "cosine"
     t_max: int | None = 80
     eta_min: float = 1e-7

@@ -68,11 +68,6 @@ def stem_key(encoder: TamtModel | ClipEncoder, *facts: object) -> str:
     return tensors_key(kept, str(what))
 
 
-def frozen_key(encoder: TamtModel | ClipEncoder) -> str:
-    """Return the hash of the weights of the frozen network, by which an adapter file knows its own."""
-    return tensors_key(frozen_network(encoder).state_dict().items())
-
-
 def set_drop_path(encoder: nn.Module, rate: float) -> None:
     """Give the blocks of the video transformer inside an encoder drop rates from 0 to `rate`, as VideoMAE has them."""
     for vit in (module for module in encoder.modules() if isinstance(module, VideoViT)):
