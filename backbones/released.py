@@ -14,6 +14,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from backbones.checkpoint import LoadReport, load_state, read_checkpoint
+from backbones.eca import MOBILENET_STAGES
 from backbones.errors import UserError
 
 _RESNET = {part: f"backbone.network.{part}" for part in ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.")}
@@ -147,10 +148,9 @@ def _kernel_hint(model: nn.Module, state: Mapping[str, Tensor]) -> str:
     theirs, ours = lengths(state), lengths(model.state_dict())
     if not theirs or not ours or theirs == ours:
         return ""
-    kernels = tuple(theirs.values())
-    return (
-        f"Its ECA filters have lengths {kernels}, the model's {tuple(ours.values())}: build it with k_size={kernels}."
-    )
+    first = [f"features.{1 + sum(stage[2] for stage in MOBILENET_STAGES[:n])}" for n in range(len(MOBILENET_STAGES))]
+    kernels, own = (tuple(x.get(name) for name in first if name in x) or tuple(x.values()) for x in (theirs, ours))
+    return f"Its ECA filters have lengths {kernels}, the model's {own}: build it with k_size={kernels}."
 
 
 HINTS: tuple[Callable[[nn.Module, Mapping[str, Tensor]], str], ...] = (_kernel_hint,)

@@ -74,6 +74,15 @@ def test_other_filter_lengths_are_named_with_the_option(tmp_path):
     load_released(eca_resnet(k_size=(3, 3, 5, 7)), path, say=lambda line: None)
 
 
+def test_other_lengths_of_mobilenet_are_named_by_stage(tmp_path):
+    older = (1, 1, 1, 1, 1, 3, 3)  # a single rule changed in July 2020
+    path = published(mobilenet(k_size=older), "eca_mobilenet_v2", tmp_path / "k13.pth")
+    with pytest.raises(
+        UserError, match=r"model's \(1, 1, 1, 1, 3, 3, 3\): build it with k_size=\(1, 1, 1, 1, 1, "
+    ):
+        load_released(mobilenet(), path)
+
+
 def test_a_plain_resnet_lacks_the_attention_and_says_so(tmp_path):
     state = to_released(eca_resnet().state_dict(), "eca_resnet")
     plain = {key: value for key, value in state.items() if ".eca." not in key}
