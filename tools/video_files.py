@@ -129,7 +129,7 @@ def _read_tuned(path: Path, card: dict, clip: Clip, say: Say, method: str | None
     drop = () if plan.pooling == architecture_of(card).pooling else ("pool.",)
     report = load_state(encoder, state, path, drop=drop, allow_missing=drop)
     say(f"{report} [{card['stage']}, epoch {card.get('epoch')}]")
-    return LoadedVideo(plan, encoder, card, head, seen=list(card.get("class_names", [])))
+    return LoadedVideo(plan, encoder, card, head, seen=list(card.get("class_names") or []))
 
 
 def _read_adapters(
@@ -139,10 +139,10 @@ def _read_adapters(
     plan = _plan_of_tuned(card, clip, method, path)
     encoder, (state, head) = plan.build(freeze), _own_state(path)
     place = find_source(path, card, source)
-    classes: list[str] = list(card.get("class_names", []))
+    classes: list[str] = list(card.get("class_names") or [])
     if place is not None:
         _load_network(encoder, place, lambda text: None)
-        classes += peek(Path(place))[2].get("class_names", [])
+        classes += peek(Path(place))[2].get("class_names") or []
     if source_key(encoder) != card["source_key"]:
         what = place or f"the weights that {plan.backbone} brings"
         raise UserError(
@@ -211,7 +211,7 @@ def _read_source(
     encoder = clip.on(plan).build(freeze)
     _load_network(encoder, path, say)
     fresh = {"tamt": "TAMT's adapters and moment head", "bdc": "the BDC pooling"}.get(plan.pooling, "")
-    seen = list(card.get("class_names", []))
+    seen = list(card.get("class_names") or [])
     return LoadedVideo(plan, encoder, card, {}, source=str(path), seen=seen, fresh=fresh)
 
 

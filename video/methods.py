@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from video.otam import OTAM
+from video.trx import TRX
+
 
 @dataclass(frozen=True)
 class VideoMethod:
@@ -24,20 +27,8 @@ class VideoMethod:
     sized: bool = False
 
 
-def _otam(**options) -> nn.Module:
-    from video.otam import OTAM
-
-    return OTAM(**options)
-
-
-def _trx(**options) -> nn.Module:
-    from video.trx import TRX
-
-    return TRX(**options)
-
-
 VIDEO_METHODS: dict[str, VideoMethod] = {
     "tamt": VideoMethod("TAMT", "tamt", None),
-    "otam": VideoMethod("OTAM", "frames", _otam),
-    "trx": VideoMethod("TRX", "frames", _trx, sized=True),
+    "otam": VideoMethod("OTAM", "frames", OTAM),
+    "trx": VideoMethod("TRX", "frames", TRX, sized=True),
 }
