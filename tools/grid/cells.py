@@ -16,6 +16,7 @@ from backbones.errors import UserError
 from episodes.metrics import mean_and_interval
 from episodes.run import write_json
 from tools.config import Evaluate
+from tools.grid.methods import split_method
 from tools.grid.plan import Cell, Job, episodes_name, file_name
 
 # Options of a test that its accuracies do not depend on; the weights stand in the key by their hash.
@@ -41,6 +42,8 @@ class Result:
 def cell_key(entry: Mapping[str, Any], weights: str, data: Mapping[str, str]) -> dict[str, Any]:
     """Return what the accuracies of a cell depend on: its options, the hash of the weights, and the pictures."""
     options = {key: value for key, value in entry["options"].items() if key not in FREE}
+    if "video" not in entry:
+        options.pop("video", None)
     if entry["options"]["cache"] == "memory":
         options.pop("feature_dtype")  # it is that of the features on disk
     rest = {name: entry[name] for name in ("head", "in_memory")}
@@ -91,23 +94,25 @@ def test_cells(
 
 
 class _Bench:
-    """An encoder and the pictures of a target, with their features once they were computed."""
+    """An encoder and the pictures or clips of a target, with their features once they were computed."""
 
     def __init__(self, job: Job, root: Path, checkpoint: Path, sets: dict) -> None:
         from episodes.fingerprint import weights_key
-        from fewshot.card import load_encoder
         from tools import session
 
-        options = evaluate_options(job.cells[0]["options"])
+        first = job.cells[0]
+        options = evaluate_options(first["options"])
         machine = replace(options.machine, devices=1)  # episodes of a frozen encoder need no second one
         self.fabric = session.open_fabric(machine, 0)
-        method = job.cells[0]["cell"]["method"]
-        self.loaded = load_encoder(checkpoint, say=lambda text: None, method=method)
+        if "video" in first:
+            self.loaded, self.open, self.batch = open_video_model(first, root, checkpoint)
+        else:
+            self.loaded, self.open, self.batch = open_picture_model(first, checkpoint, sets)
         session.lay_out(self.loaded.encoder, machine)
         self.encoder = self.fabric.to_device(self.loaded.encoder.requires_grad_(False).eval())
         self.weights = weights_key(self.encoder, machine.precision) if options.cache == "disk" else ""
-        self.pictures = open_target(options, job.cells[0]["in_memory"], self.encoder.backbone, sets)
-        self.root, self.sets, self.features, self.centre = root, sets, None, None
+        self.pictures = self.open(options.test[0])
+        self.root, self.features, self.centre = root, None, None
 
     def score(self, entry: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Score one cell; returns the score and what the head says of itself."""
@@ -115,29 +120,29 @@ class _Bench:
         from tools.heads import build_heads
         from tools.scoring import score_set
 
-        options, method = evaluate_options(entry["options"]), entry["cell"]["method"]
+        options, method = evaluate_options(entry["options"]), split_method(entry["cell"]["method"])[0]
         options.features, options.model.head = str(self.root / "features"), entry["head"]
         architecture = replace(self.loaded.architecture, method=method)
         ((k, head),) = build_heads(options, replace(self.loaded, architecture=architecture)).items()
         if options.base:
-            self.centre_on_base(head, options, entry["in_memory"])
+            self.centre_on_base(head, options)
         if options.write_episodes:
             self.write_episodes(Cell(**entry["cell"]), options, k)
         adapted = with_encoder(head, self.encoder, self.fabric.autocast)
         scores, self.features = score_set(
             entry["cell"]["target"], options, self.encode, {k: adapted}, self.pictures,
-            self.fabric.device, show=False, features=self.features, weights=self.weights,
+            self.fabric.device, show=False, features=self.features, weights=self.weights, batch_size=self.batch,
         )  # fmt: skip
         note = getattr(head, "note", None)  # of how it computed, after it has
         return scores[0], {"note": note} if note else {}
 
-    def centre_on_base(self, head, options: Evaluate, in_memory: bool) -> None:
-        """Give a head the mean feature of the source, which is computed once."""
+    def centre_on_base(self, head, options: Evaluate) -> None:
+        """Give a head the mean feature of the base classes, which is computed once."""
         from tools.heads import centre_on_base
 
         if self.centre is None:
-            base = open_target(replace(options, test=[options.base]), in_memory, self.encoder.backbone, {})
-            centre_on_base([head], options, self.encode, base, self.weights, self.fabric.device, show=False)
+            base, device = self.open(options.base), self.fabric.device
+            centre_on_base([head], options, self.encode, base, self.weights, device, show=False, batch_size=self.batch)
             self.centre = head.centre
         head.centre = self.centre
 
@@ -153,23 +158,53 @@ class _Bench:
             )
 
     def encode(self, images):
-        """Represent images as the precision of the machine says."""
+        """Represent images or clips as the precision of the machine says."""
+        from torch import cat
+
         with self.fabric.autocast():
-            return self.encoder(images)
+            parts = [self.encoder(part) for part in images.split(self.batch)]
+            return parts[0] if len(parts) == 1 else cat(parts)
 
 
-def open_target(options: Evaluate, in_memory: bool, backbone, sets: dict):
-    """Open the pictures of a target, or take those that an earlier test of this process opened."""
+def open_picture_model(entry: Mapping[str, Any], checkpoint: Path, sets: dict) -> tuple[Any, Callable, int]:
+    """Return a model, what opens pictures for it by their text, and how many it takes at a time.
+
+    sets: opened pictures by their options; those of one target are kept for the next test.
+    """
     from episodes.loaders import Pictures
+    from fewshot.card import load_encoder
     from tools import session
     from tools.groups import Data
 
+    options, in_memory = evaluate_options(entry["options"]), entry["in_memory"]
+    loaded = load_encoder(checkpoint, say=lambda text: None, method=entry["cell"]["method"])
     data = Data(skip_broken=options.skip_broken, download=options.download, in_memory=in_memory)
-    key = (options.test[0], in_memory, options.skip_broken, tuple(backbone.mean), tuple(backbone.std))
-    if key not in sets:
-        sets.clear()  # tests come target by target; one at a time is kept
-        sets[key] = Pictures(session.open_set(options.test[0], data, options.size), options.size, *key[3:])
-    return sets[key]
+    mean, std = tuple(loaded.encoder.backbone.mean), tuple(loaded.encoder.backbone.std)
+
+    def opened(text: str):
+        key = (text, in_memory, options.skip_broken, mean, std)
+        if text != options.test[0]:  # base classes, asked for once
+            return Pictures(session.open_set(text, data, options.size), options.size, mean, std)
+        if key not in sets:
+            sets.clear()  # tests come target by target; one at a time is kept
+            sets[key] = Pictures(session.open_set(text, data, options.size), options.size, mean, std)
+        return sets[key]
+
+    return loaded, opened, 128
+
+
+def open_video_model(entry: Mapping[str, Any], root: Path, checkpoint: Path) -> tuple[Any, Callable, int]:
+    """Return a model of videos, what opens clips for it by their text, and how many it takes at a time."""
+    from tools.grid.stage import note
+    from tools.tested import open_tested
+
+    options, source = evaluate_options(entry["options"]), entry["video"].get("source")
+    if source is not None:  # an adapter file, with its network elsewhere
+        job = source.get("job")
+        options.video.source = str(root / job / note(root / job)["weights"]) if job else source["path"]
+    options.checkpoint, options.method = str(checkpoint), split_method(entry["cell"]["method"])[0]
+    tested = open_tested(options, say=lambda text: None)
+    return tested.loaded, tested.open, tested.batch
 
 
 def write_cell(root: Path, cell: Cell, key: Mapping[str, Any], score, facts: Mapping[str, Any]) -> None:

@@ -32,8 +32,13 @@ def labels_key(dataset) -> str:
 
 def check(config: Benchmark) -> list[Job]:
     """Open every data set, build every model, head and sampler, and return the jobs; raises UserError."""
+    from tools.grid.video_check import check_videos, refuse_other_media
+
     check_numbers(config)
+    refuse_other_media(config)
     _check_engine(config)
+    if config.media == "videos":
+        return check_videos(config)
     _check_methods(config)
     kinds = kinds_of(config)
     sources = named(config.sources, "sources", ("train", "val"))

@@ -6,7 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from rich.console import Console
 
 from episodes.run import RunFolder, write_text
 from tools.config import Benchmark
+from tools.grid.costs import costs, in_words, to_markdown
 from tools.grid.job import Outcome, count
 from tools.grid.latex import to_latex
 from tools.grid.pictures import measured, plot_differences, plot_heatmap, plot_ranks
@@ -73,6 +74,7 @@ def report(run: RunFolder, found: Found, jobs: Sequence[Job], seconds: float) ->
     """Write and print everything; returns what `metrics.json` holds."""
     tables = {"accuracy": make_tables(found), "auroc": make_tables(found, "auroc")}
     rows, ranks = differences(found), rank(found)
+    paid = costs(found.config.methods, jobs, run.path) if found.config.media == "videos" else []
     failed = [{"cell": cell.name.removeprefix("cells/"), "reason": reason} for cell, reason in found.reasons.items()]
     metrics = {
         "cells": len(found.results), "failed": failed, "seconds": round(seconds, 1),
@@ -81,10 +83,12 @@ def report(run: RunFolder, found: Found, jobs: Sequence[Job], seconds: float) ->
         "ranks": ranks if isinstance(ranks, str) else {
             "average": dict(zip(ranks.methods, ranks.average.tolist(), strict=True)), "blocks": ranks.blocks,
             "friedman_p": ranks.p_value, "critical_difference": ranks.critical},
+        **({"costs": [asdict(row) for row in paid]} if paid else {}),
     }  # fmt: skip
     write_records(run.path / "cells.jsonl", found)
     everything = [*tables["accuracy"], *tables["auroc"]]
-    write_text(run.path / "table.md", "\n".join([*(table.to_markdown() for table in everything), _words(found, ranks)]))
+    texts = [*(table.to_markdown() for table in everything), *filter(None, [to_markdown(paid)]), _words(found, ranks)]
+    write_text(run.path / "table.md", "\n".join(texts))
     write_text(run.path / "table.csv", to_csv(tables))
     write_text(run.path / "table.tex", _latex(found, tables))
     for name in PICTURES:
@@ -97,8 +101,8 @@ def report(run: RunFolder, found: Found, jobs: Sequence[Job], seconds: float) ->
     for table in everything:
         for part in narrow(table, console.width):
             console.print(part.to_rich(console.width))
-    print(f"\n{_words(found, ranks)}")
-    _page(run, found, jobs, everything, ranks, seconds)
+    print("\n".join(["", *filter(None, [to_markdown(paid)]), _words(found, ranks)]))
+    _page(run, found, jobs, everything, ranks, paid, seconds)
     run.write_metrics(metrics)
     if failed:
         print(f"{len(failed)} of {count(len(failed) + len(found.results), 'cell')} failed; the next run tries again")
@@ -165,7 +169,7 @@ def _words(found: Found, ranks: Ranks | str) -> str:
     )
 
 
-def _page(run: RunFolder, found: Found, jobs: Sequence[Job], tables: list[Table], ranks, seconds: float) -> None:
+def _page(run: RunFolder, found: Found, jobs: Sequence[Job], tables: list[Table], ranks, paid, seconds: float) -> None:
     """Write `index.html`."""
     from tools.page import write_page
 
@@ -182,7 +186,7 @@ def _page(run: RunFolder, found: Found, jobs: Sequence[Job], tables: list[Table]
         "command": f"python -m tools.{made['command']}",
         **{f"trained on {name}": text for name, text in _sets(config.sources).items()},
         **{f"tested on {name}": text for name, text in _sets(config.targets).items()},
-        "network": f"{config.backbone}, {config.size} px",
+        "network": _network(config),
         "episodes": f"{config.episodes:,} a cell, the same for every source and method",
         "seeds": ", ".join(map(str, config.seeds)),
         "engine": config.engine,
@@ -192,11 +196,14 @@ def _page(run: RunFolder, found: Found, jobs: Sequence[Job], tables: list[Table]
         "python": made["python"],
         "commit": made["commit"],
     }
+    once = "source serves" if config.media == "videos" else "source and pooling serves"
     intro = (
         f"{len(found.titles())} methods, trained on {', '.join(map(str, config.sources))} and tested on "
-        f"{', '.join(map(str, config.targets))}. One pre-training a source and pooling serves all targets, methods and "
+        f"{', '.join(map(str, config.targets))}. One pre-training a {once} all targets, methods and "
         f"shots that start from it.\n\n{_words(found, ranks)}"
     )
+    for row in paid:
+        facts[f"cost, {row.title}"] = in_words(row)
     write_page(
         run.path / "index.html", title="Few-shot methods across domains", intro=intro, table=tables, curves=curves,
         episodes=[], facts=facts, commands=[], figures=figures,
@@ -226,8 +233,18 @@ def _captions(found: Found) -> dict[str, tuple[str, str]]:
 
 def _sets(parts: Mapping[str, Any]) -> dict[str, str]:
     """Return the data sets of every source or target, as text."""
-    return {str(name): value if isinstance(value, str) else ", ".join(f"{k} {v}" for k, v in value.items() if v)
+    return {str(name): value if isinstance(value, str)
+            else ", ".join(f"{k} {v}" for k, v in value.items() if v and not isinstance(v, Mapping))
             for name, value in parts.items()}  # fmt: skip
+
+
+def _network(config: Benchmark) -> str:
+    """Say what network the grid trains, and on what."""
+    if config.media == "pictures":
+        return f"{config.backbone}, {config.size} px"
+    grid = config.video
+    size = f"{grid.size} px" if grid.size else "its own size"
+    return f"{grid.backbone}, {grid.frames} frames ({grid.sampling}), {size}, {grid.eval_view} view"
 
 
 def _device(config: Benchmark, device: str) -> str:

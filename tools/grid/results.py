@@ -165,7 +165,7 @@ def make_tables(found: Found, what: str = "accuracies") -> list[Table]:
 
 def _notes(found: Found) -> dict[str, str]:
     """Return what the heads said of how they computed, by shot where it differs, and who used unlabelled pictures."""
-    notes, learners = {}, []
+    notes, learners = _own_sizes(found), []
     for method, title in found.titles().items():
         said: dict[str, dict[int, None]] = {}  # what was said -> shots
         for cell, result in found.results.items():
@@ -178,6 +178,18 @@ def _notes(found: Found) -> dict[str, str]:
     if any(kind.unlabelled for kind in kinds_of(found.config).values()):
         notes["unlabelled pictures"] = f"used by {', '.join(learners)}" if learners else "no method here uses them"
     return notes
+
+
+def _own_sizes(found: Found) -> dict[str, str]:
+    """Return what targets of videos have other than the rest: classes and queries of their episodes."""
+    if found.config.media != "videos":
+        return {}
+    from tools.grid.video_grid import targets_of
+
+    usual = (found.config.n_way, found.config.n_query)
+    own = {name: target for name, target in targets_of(found.config).items()
+           if (target.n_way, target.n_query) != usual}  # fmt: skip
+    return {name: f"{target.n_way}-way, queries of a class: {target.n_query}" for name, target in own.items()}
 
 
 def _number(found: Found, source: str, target: str, method: str, column: Column, values: np.ndarray) -> Number:

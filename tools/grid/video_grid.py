@@ -168,13 +168,11 @@ def filled(options: Any, changes: Any, where: str, prefix: str = "") -> Any:
     return replace(options, **values)
 
 
-def clips_of(config: Benchmark, train: str | None = None, val: str | None = None) -> Videos:
-    """Return how all trainings cut clips, before their own options."""
+def clips_of(config: Benchmark, clips: Videos) -> Videos:
+    """Return how a training reads clips, before its own options. clips: its defaults."""
     grid = config.video
-    return Videos(
-        train or "", val, grid.size, grid.frames, grid.sampling, grid.step, store=grid.store, backend=grid.backend,
-        workers=config.workers, skip_broken=config.skip_broken,
-    )  # fmt: skip
+    return replace(clips, size=grid.size, frames=grid.frames, store=grid.store, backend=grid.backend,
+                   workers=config.workers, skip_broken=config.skip_broken)  # fmt: skip
 
 
 def pretrain_options(config: Benchmark, source: Source, name: str, stage: str, seed: int) -> VideoPretrain:
@@ -182,7 +180,7 @@ def pretrain_options(config: Benchmark, source: Source, name: str, stage: str, s
     grid = config.video
     options = VideoPretrain(
         "", stage, seed=seed, backbone=grid.backbone, backbone_options=dict(grid.backbone_options), pictures=False,
-        data=clips_of(config), machine=machine_of(config),
+        data=clips_of(config, VideoPretrain().data), machine=machine_of(config),
     )  # fmt: skip
     options = filled(options, source.pretrain[stage] or {}, f"sources.{name}, pretrain.{stage}")
     val = source.val if stage == "supervised" else None  # masked reconstruction has nothing to validate on classes
@@ -201,7 +199,8 @@ def tune_options(
                        head=dict(config.head.get(method, {})))  # fmt: skip
     options = VideoTune(
         "", tune=part, seed=seed, select=config.select, episodes_per_step=config.episodes_per_step,
-        data=clips_of(config), model=model, machine=machine_of(config),
+        data=replace(clips_of(config, VideoTune().data), sampling=grid.sampling, step=grid.step),
+        model=model, machine=machine_of(config),
     )  # fmt: skip
     for changes, where in (
         (grid.tune, "video.tune"), (target.tune, f"targets.{name}.tune"),

@@ -10,11 +10,11 @@ from backbones.errors import UserError
 from tools.config import Benchmark, Evaluate
 from tools.grid.methods import TUNED, method_of, split_method, title_of, tuned_part
 from tools.grid.plan import Cell, Job, Jobs, file_name, test_options
-from tools.grid.video_grid import Target, filled, pretrain_options, sources_of, targets_of, tune_options
-from tools.groups import Kind
-from tools.video_config import VideoTune
+from tools.grid.video_grid import Target, pretrain_options, sources_of, targets_of, tune_options
+from tools.groups import Kind, Model
 from tools.video_groups import View
 
+POOL_TITLES = {"gap": "averages", "bdc": "BDC", "map": "maps", "frames": "frame by frame"}
 STAGE_TITLES = {"ssl": "masked pre-training", "supervised": "supervised pre-training"}
 
 
@@ -62,18 +62,17 @@ class VideoPlan(Jobs):
     def test(self, cell: Cell, kind: Kind) -> None:
         """Add a cell to the test of its weights, pooling and target: these share features."""
         before, target, config = self.weights(cell), self.targets[cell.target], self.config
-        model = model_of(config, cell, target)
-        pool = method_of(cell.method).pool + (f"_{cell.method}" if model["options"] else "")
+        options = video_test_options(config, cell, target, kind)
+        pool = method_of(cell.method).pool + (f"_{cell.method}" if options.video.options else "")
         name = f"test/{file_name(cell.target)}/{before.name.partition('/')[2].replace('/', '_')}_{pool}"
-        job = self.jobs.setdefault(name, Job(name, "test", f"test on {cell.target}: {before.title}", {}, [before.name]))
-        options = video_test_options(config, target, kind, cell.kind, cell.k_shot, cell.seed)
-        method, head = split_method(cell.method)[0], config.head.get(cell.method, {})
-        if method == "simpleshot" and head.get("variant") == "CL2N" and head.get("centre") is None:
-            options.base = target.base  # the mean of features that the network was not trained on
+        title = f"test on {cell.target}: {before.title}"
+        if before.kind != "video_tune":
+            title += f", {POOL_TITLES[method_of(cell.method).pool]}"
+        job = self.jobs.setdefault(name, Job(name, "test", title, {}, [before.name]))
         job.data |= self.hashes(target.test, options.base, options.episode_file)
-        video = {"model": model, "size": config.video.size, "frames": config.video.frames}
-        if before.kind == "video_tune" and before.options["tune"] != "all":
-            video["source"] = self.place(self.jobs[before.needs[0]])
+        tuned_part_only = before.kind == "video_tune" and before.options["tune"] != "all"
+        video = {"source": self.place(self.jobs[before.needs[0]])} if tuned_part_only else {}
+        head = config.head.get(cell.method, {})
         entry = {"cell": asdict(cell), "options": asdict(options), "head": head, "in_memory": False, "video": video}
         job.cells.append(json.loads(json.dumps(entry)))
 
@@ -83,20 +82,19 @@ class VideoPlan(Jobs):
         return {"path": job.options["checkpoint"]} if job.kind == "given" else {"job": job.name}
 
 
-def model_of(config: Benchmark, cell: Cell, target: Target) -> dict:
-    """Return the options of the network and of what stands behind it, for files that do not say them themselves."""
-    grid, options = config.video, VideoTune()
-    for changes in (grid.tune, target.tune, config.per_method.get(cell.method, {})):
-        options = filled(options, changes, "tune")
-    part = tuned_part(cell.method)
-    own = {"backbone": grid.backbone, "backbone_options": dict(grid.backbone_options)}
-    return {**own, "method": split_method(cell.method)[0], "options": options.model.options if part == "frozen" else {}}
-
-
-def video_test_options(config: Benchmark, target: Target, kind: Kind, name: str, k_shot: int, seed: int) -> Evaluate:
+def video_test_options(config: Benchmark, cell: Cell, target: Target, kind: Kind) -> Evaluate:
     """Return the options of a test: all sources and methods of a seed get the same episodes, every seed gets others."""
-    options = test_options(config, {"test": target.test, "episodes": target.episodes}, kind, name, k_shot, seed)
-    grid = config.video
-    view = View(grid.eval_view, grid.sampling, grid.step, grid.store, grid.backend)
-    cache = "none" if grid.eval_view == "reference" else options.cache  # its clips change with every look
-    return replace(options, n_way=target.n_way, n_query=target.n_query, size=grid.size, cache=cache, video=view)
+    parts, grid = {"test": target.test, "episodes": target.episodes}, config.video
+    options = test_options(config, parts, kind, cell.kind, cell.k_shot, cell.seed)
+    view = View(grid.eval_view, grid.sampling, grid.step, grid.frames, grid.store, grid.backend)
+    method, part, head = split_method(cell.method)[0], tuned_part(cell.method), config.head.get(cell.method, {})
+    if part == "frozen":  # nobody has built what stands behind the network yet
+        tune = tune_options(config, cell.target, target, cell.method, part, cell.k_shot, cell.seed)
+        view = replace(view, options=tune.model.options)
+    if method == "simpleshot" and head.get("variant") == "CL2N" and head.get("centre") is None:
+        options.base = target.base
+    if grid.eval_view == "reference":  # its clips change with every look
+        options.cache = "none"
+    model = Model(method, grid.backbone, dict(grid.backbone_options))  # for weights that do not say what they are of
+    size = {"n_way": target.n_way, "n_query": target.n_query, "size": grid.size}
+    return replace(options, **size, video=view, model=model)
