@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,16 @@ from episodes.run import RunFolder, write_text
 CARD = "card.md"
 
 
-def finish_training(run: RunFolder, state: Progressed, title: str, say: Callable[[str], None]) -> dict:
+def finish_training(
+    run: RunFolder,
+    state: Progressed,
+    title: str,
+    say: Callable[[str], None],
+    facts: Mapping[str, Any] | None = None,
+) -> dict:
     """Write `metrics.json`, `curves.png` and `card.md` of a training run and say where its weights are.
 
-    Returns the metrics.
+    facts: what else belongs into the metrics. Returns the metrics.
     """
     kept = next((row for row in state.history if row["epoch"] == state.best_epoch), None)
     metrics = {
@@ -26,6 +32,7 @@ def finish_training(run: RunFolder, state: Progressed, title: str, say: Callable
         "kept": kept,
         "seconds": round(sum(row["seconds"] for row in state.history), 1),
         "weights": str(run.best),
+        **(facts or {}),
     }
     run.write_metrics(metrics)
     if run.main:
@@ -44,6 +51,14 @@ def describe(weights: Path, config: dict[str, Any], metrics: dict, versions: dic
     from fewshot.model_card import training_card, validation_sentence
 
     card = read_card(weights)
+    if card["stage"] in ("video_ssl", "video_supervised"):
+        from tools.video_report import describe_source
+
+        return describe_source(card, weights.name, config, metrics, versions)
+    if card["stage"] == "video_tune":
+        from tools.tune_card import describe_tuned
+
+        return describe_tuned(card, weights.name, config, metrics, versions)
     training, own, optim, data = {}, config.get("episodes") or {}, config["optim"], config["data"]
     sizes = {name: config["validation"][name] or own.get(name) for name in config["validation"]}
     training["pictures"] = f"`{data['train']}`, augmentation {data['augment']}"

@@ -71,6 +71,11 @@ class SourceBatches(Dataset):
             batch["mask"] = draw_masks(self.grid, self.mask_ratio, [(*seed, place) for place in places])
         return batch
 
+    def first(self, most: int) -> tuple[Tensor, np.ndarray]:
+        """Return some of the first clips that are trained on, and their labels, to be looked at."""
+        mine = self._order[: min(most, self.batch_size)]
+        return self.pictures.load(mine, self.seed, self.epoch, 0, 0), self.pictures.dataset.labels[mine]
+
 
 def draw_masks(grid: Grid, ratio: float, seeds: Sequence[tuple[int, ...]]) -> Tensor:
     """Return one tube mask for each seed: (n, N) bool, True = hidden."""
