@@ -15,7 +15,7 @@ from episodes.class_rows import ClassRows, at_least_float32, check_episodes, gro
 from video.otam import check_frames
 
 # Numbers of the largest tensor that is made at a time without gradients: a CPU is faster on what stays in its caches.
-BLOCK_NUMBERS, FAR_BLOCK_NUMBERS = 2**21, 2**27
+BLOCK_NUMBERS, FAR_BLOCK_NUMBERS = 2**22, 2**27
 
 
 class TupleProjection(nn.Module):
