@@ -62,13 +62,13 @@ def check_videos(config: Benchmark) -> list[Job]:
     """Open every set of videos, build every model, head and sampler, and return the jobs; raises UserError."""
     _check_methods(config)
     sources, targets = sources_of(config), targets_of(config)
-    for name, source in sources.items():
-        _check_source(config, name, source)
     texts = [text for part in (*sources.values(), *targets.values())
              for key in ("train", "base", "val", "test") if (text := getattr(part, key, None))]  # fmt: skip
     sets = {text: open_clip_set(text, config.video.backend, skip_broken=config.skip_broken)
             for text in dict.fromkeys(texts)}  # fmt: skip
     keys = {text: labels_key(dataset) for text, dataset in sets.items()}
+    for name, source in sources.items():
+        _check_source(config, name, source, sets)
     for name, target in targets.items():
         _check_training(config, name, target, sets)
         keys |= _check_tests(config, name, target, sets)
@@ -103,12 +103,17 @@ def _check_methods(config: Benchmark) -> None:
                 create_video_head(method, k, encoder.out_dim, **head)
 
 
-def _check_source(config: Benchmark, name: str, source: Source) -> None:
-    """Refuse options of a pre-training that are out of range, and weights that are absent or of another network."""
+def _check_source(config: Benchmark, name: str, source: Source, sets: Mapping[str, Any]) -> None:
+    """Refuse options of a pre-training that do not fit, and weights that are absent or of another network."""
     for stage in source.pretrain:
         options = pretrain_options(config, source, name, stage, 1)
         with within(f"sources.{name}, {stage}"):
             check_numbers(options)
+            train = sets[source.train].class_names
+            if stage == "supervised" and len(train) < 2:
+                raise UserError("the source has one class: classification needs two at least")
+            if options.data.val and not set(sets[source.val].class_names) <= set(train):  # episodes of new classes
+                session.make_sampler(items(sets[source.val]), options.validation, 0)
     if source.checkpoint is None:
         return
     if not Path(source.checkpoint).is_file():
