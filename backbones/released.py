@@ -19,6 +19,23 @@ from backbones.errors import UserError
 
 _RESNET = {part: f"backbone.network.{part}" for part in ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.")}
 
+_REDUCED = {"layer_reduce.": "pool.reduce.0.", "layer_reduce_bn.": "pool.reduce.1.", "fc.": "classifier."}
+_GSOP = {
+    "conv_for_DR": "se.channel.reduce",
+    "bn_for_DR": "se.channel.reduce_norm",
+    "row_bn": "se.channel.row_norm",
+    "row_conv_group": "se.channel.row_conv",
+    "fc_adapt_channels": "se.channel.expand",
+    "conv_for_DR_spatial": "se.position.reduce",
+    "bn_for_DR_spatial": "se.position.reduce_norm",
+    "row_bn_for_spatial": "se.position.row_norm",
+    "row_conv_group_for_spatial": "se.position.row_conv",
+    "fc_adapt_channels_for_spatial": "se.position.expand",
+    "dilate_conv_for_concat1": "se.join_channel",
+    "dilate_conv_for_concat2": "se.join_position",
+    "bn_for_concat": "se.join_norm",
+}
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -67,6 +84,18 @@ LAYOUTS: dict[str, Layout] = {
         "ECA-MobileNetV2",
         (r"^features\.\d+\.conv\.\d\.conv\.weight$", r"^features\.0\.0\."),
         {"features.": "backbone.features.", "classifier.1.": "classifier."},
+    ),
+    "gsop_net2": Layout(
+        "GSoP-Net2",
+        (r"^layer4\.", r"^layer_reduce\.", r"\.(row_conv_group|row_conv_group_for_spatial)\."),
+        {**_RESNET, **_REDUCED},
+        _GSOP,
+    ),
+    "gsop_net1": Layout(
+        "GSoP-Net1",
+        (r"^layer4\.", r"\.(row_conv_group|row_conv_group_for_spatial)\."),
+        {**_RESNET, "fc.": "classifier."},
+        _GSOP,
     ),
     "resnet": Layout("torchvision's ResNet", (r"^layer4\.", r"^conv1\."), {**_RESNET, "fc.": "classifier."}),
     "covey": Layout("covey", (r"^backbone\.",), {}),

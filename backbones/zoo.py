@@ -20,6 +20,14 @@ from backbones.eca import (
 )
 from backbones.errors import UserError, nearest
 from backbones.external import timm_backbone, torchvision_backbone
+from backbones.gsop import (
+    gsop_net1_resnet18,
+    gsop_net1_resnet50,
+    gsop_net1_resnet101,
+    gsop_net2_resnet18,
+    gsop_net2_resnet50,
+    gsop_net2_resnet101,
+)
 from backbones.resnet import resnet10, resnet18, resnet34, resnet50, resnet101
 from backbones.resnet12 import resnet12, resnet34s
 
@@ -38,6 +46,12 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "eca_resnet101": eca_resnet101,
     "eca_resnet152": eca_resnet152,
     "eca_mobilenet_v2": eca_mobilenet_v2,
+    "gsop_net1_resnet18": gsop_net1_resnet18,
+    "gsop_net1_resnet50": gsop_net1_resnet50,
+    "gsop_net1_resnet101": gsop_net1_resnet101,
+    "gsop_net2_resnet18": gsop_net2_resnet18,
+    "gsop_net2_resnet50": gsop_net2_resnet50,
+    "gsop_net2_resnet101": gsop_net2_resnet101,
 }
 
 LIBRARIES: dict[str, Callable[..., nn.Module]] = {"timm": timm_backbone, "torchvision": torchvision_backbone}

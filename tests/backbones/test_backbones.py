@@ -10,6 +10,8 @@ from backbones.errors import nearest
 
 SMALL = {"resnet12": {"widths": (4, 6, 8, 10)}, "resnet34s": {"widths": (4, 6, 8, 10)}, "conv4": {"width": 8}}
 SMALL |= {"eca_mobilenet_v2": {"width_mult": 0.25, "last_channels": 32}}
+GSOP = [f"gsop_net{net}_resnet{depth}" for net in (1, 2) for depth in (18, 50, 101)]
+SMALL |= {name: {"widths": (4, 6, 8, 10), "att_dim": 8} for name in GSOP}
 SMALL |= {f"eca_resnet{depth}": {"widths": (4, 6, 8, 10)} for depth in (18, 34, 50, 101, 152)}
 BOTTLENECK = ("resnet50", "resnet101")
 
