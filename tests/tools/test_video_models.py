@@ -1,0 +1,210 @@
+"""Video models from files: whatever layout, what is in the file is in the model, and what does not fit is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from backbones import UserError, create_backbone, save_weights
+from backbones.checkpoint import read_checkpoint
+from fewshot.methods import METHODS
+from tests.tools import tiny_video
+from tools.video_files import is_video_file
+from tools.video_groups import VideoModel
+from tools.video_methods import create_video_head, find_video_method, list_video_methods
+from tools.video_models import design_video, read_video_model, source_key
+from video.tamt_layout import save_tuned
+
+
+def read(path, model=None, **options):
+    return read_video_model(path, model or tiny_video.model(), say=lambda text: None, **options)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="module")
+def source(root):
+    return tiny_video.source(root / "source.safetensors", names=["run", "jump"])
+
+
+@pytest.mark.parametrize("name", list_video_methods())
+def test_every_method_scores_clips(name):
+    torch.manual_seed(0)
+    _, encoder = design_video(tiny_video.model(name), tiny_video.SIZE, tiny_video.FRAMES)
+    features = encoder.eval().requires_grad_(False)(tiny_video.clips(6))
+    quick = {"steps": 3} if name == "tim" else {}
+    head = create_video_head(name, 1, encoder.out_dim, **quick).requires_grad_(False).eval()
+    logits = head(features[None, :3], torch.tensor([[2, 0, 1]]), features[None, 3:], n_way=3)
+    assert logits.shape == (1, 3, 3) and torch.isfinite(logits).all()
+    assert find_video_method(name).title
+
+
+def test_methods_are_those_of_images_and_more():
+    assert set(list_video_methods()) - set(METHODS) == {"tamt", "otam", "trx"}
+    assert not any(METHODS[name].adapts for name in list_video_methods() if name in METHODS)
+    with pytest.raises(UserError, match="adapts the whole network.*pictures alone"):
+        find_video_method("maml")
+    with pytest.raises(UserError, match="'tamd' is unknown; did you mean .*'tamt'"):
+        find_video_method("tamd")
+    with pytest.raises(UserError, match="head of 'tamt' does not take these options"):
+        create_video_head("tamt", 1, 24, exact_trace=True)
+    with pytest.raises(UserError, match="TAMT adapts the blocks of a video transformer"):
+        design_video(VideoModel("tamt", "frames:conv4"), 16, 4)
+
+
+def test_tamt_scores_products_at_one_shot_and_distances_otherwise():
+    query, support, labels = torch.randn(1, 4, 24), torch.randn(1, 3, 24), torch.arange(3)[None]
+    product, distance = query @ support.mT, -torch.cdist(query, support).square()
+    torch.testing.assert_close(create_video_head("tamt", 1, 24)(support, labels, query), product)
+    torch.testing.assert_close(create_video_head("tamt", 5, 24)(support, labels, query), distance)
+    paper = create_video_head("tamt", 1, 24, similarity="squared")
+    torch.testing.assert_close(paper(support, labels, query), distance)
+
+
+@pytest.mark.parametrize("stage", ["ssl", "supervised"])
+@pytest.mark.parametrize("method", ["tamt", "protonet", "otam", "stl_deepbdc"])
+def test_source_weights_are_in_the_network_of_every_method(root, stage, method):
+    path = tiny_video.source(root / f"{stage}.safetensors", stage, seed=3)
+    loaded = read(path, method=method)
+    state, network = load_file(path), loaded.encoder.backbone
+    network = getattr(network, "vit", network)
+    prefix = "encoder." if stage == "ssl" else "backbone."
+    own = network.state_dict()
+    assert own and all(torch.equal(value, state[prefix + key]) for key, value in own.items())
+    norms = {key: value for key, value in loaded.encoder.state_dict().items() if "fc_norm." in key}
+    if stage == "supervised" and method in ("tamt", "protonet"):
+        assert all(torch.equal(value, state[f"fc_norm.{key.rpartition('.')[2]}"]) for key, value in norms.items())
+        assert norms
+    assert loaded.source == str(path) and loaded.state == {}
+    assert (loaded.architecture.size, loaded.architecture.frames) == (tiny_video.SIZE, tiny_video.FRAMES)
+
+
+def test_options_win_over_the_card_of_source_weights(source):
+    loaded = read(
+        source, VideoModel("tamt", backbone_options={"drop_path": 0.1}), size=32, frames=16, sampling="window"
+    )
+    plan = loaded.architecture
+    assert (plan.size, plan.frames, plan.sampling, plan.step) == (32, 16, "window", 2)
+    assert plan.backbone_options == {**tiny_video.NETWORK, "drop_path": 0.1}
+    assert loaded.seen == ["run", "jump"]
+
+
+@pytest.mark.parametrize(
+    ("method", "tune"), [("tamt", "adapters"), ("tamt", "all"), ("protonet", "head"), ("trx", "all")]
+)
+def test_a_tuned_file_gives_the_model_that_was_written(root, source, method, tune):
+    path = root / f"{method}-{tune}.safetensors"
+    model = tiny_video.tuned(path, source, method, tune, class_names=["swim"])
+    loaded = read(path)
+    clips = tiny_video.clips()
+    assert loaded.architecture.method == method
+    assert torch.equal(loaded.encoder.eval()(clips), model.features(clips))
+    head = loaded.load_head(create_video_head(method, 1, loaded.out_dim))
+    assert all(torch.equal(value, model.head.state_dict()[key]) for key, value in head.state_dict().items())
+    assert not torch.equal(read(source, method=method).encoder.eval()(clips), model.features(clips))
+    if tune != "all":
+        assert loaded.seen == ["swim", "run", "jump"] and loaded.source == str(source)
+        assert path.stat().st_size < source.stat().st_size * (1.5 if method == "tamt" else 0.5)
+
+
+def test_methods_on_averages_take_the_vectors_of_tamt(root, source):
+    path = root / "vectors.safetensors"
+    model = tiny_video.tuned(path, source)
+    loaded = read(path, method="good_embed")
+    assert loaded.architecture.method == "good_embed" and loaded.architecture.pooling == "tamt"
+    assert torch.equal(loaded.encoder.eval()(tiny_video.clips()), model.features(tiny_video.clips()))
+    with pytest.raises(UserError, match="was tuned for tamt, whose representations otam can't use"):
+        read(path, method="otam")
+
+
+def test_adapters_find_their_network(root, source, tmp_path):
+    moved = tmp_path / "together"
+    moved.mkdir()
+    copy = tiny_video.source(moved / "net.safetensors")  # the same seed, the same weights
+    tiny_video.tuned(moved / "tuned.safetensors", copy)
+    expected = read(moved / "tuned.safetensors").encoder.eval()(tiny_video.clips())
+    elsewhere = tmp_path / "elsewhere"
+    moved.rename(elsewhere)
+    assert torch.equal(read(elsewhere / "tuned.safetensors").encoder.eval()(tiny_video.clips()), expected)
+    (elsewhere / "net.safetensors").rename(tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match=r"net.safetensors is not there: give its path with --source"):
+        read(elsewhere / "tuned.safetensors")
+    found = read(elsewhere / "tuned.safetensors", source=str(tmp_path / "other.safetensors"))
+    assert torch.equal(found.encoder.eval()(tiny_video.clips()), expected)
+    other = tiny_video.source(tmp_path / "wrong.safetensors", seed=9)
+    with pytest.raises(UserError, match="was tuned around another network than .*wrong.safetensors"):
+        read(elsewhere / "tuned.safetensors", source=str(other))
+
+
+def test_the_key_of_a_source_is_of_the_network_alone(source):
+    keys = {source_key(read(source, method=method).encoder) for method in ("tamt", "protonet", "otam")}
+    assert len(keys) == 1
+    assert source_key(read(None).encoder) not in keys
+
+
+def test_released_files_of_tamt(root, tmp_path):
+    _, encoder = design_video(tiny_video.model(), tiny_video.SIZE, tiny_video.FRAMES)
+    tiny_video.jiggle(encoder, 4)
+    path = tmp_path / "best_model.tar"
+    save_tuned(encoder, path)
+    model = tiny_video.model("protonet")
+    loaded = read(path, model, size=tiny_video.SIZE, frames=tiny_video.FRAMES)
+    assert loaded.architecture.method == "tamt"
+    assert torch.equal(loaded.encoder.eval()(tiny_video.clips()), encoder.eval()(tiny_video.clips()))
+    assert read(path, model, frames=tiny_video.FRAMES, method="simpleshot").architecture.pooling == "tamt"
+    with pytest.raises(UserError, match="not its sizes: name its backbone"):
+        read(path, VideoModel(backbone="resnet12"))
+    with pytest.raises(UserError, match="tuned model of another architecture"):
+        read(path, VideoModel(backbone_options={**tiny_video.NETWORK, "dim": 36}), frames=tiny_video.FRAMES)
+
+
+def test_an_image_network_on_every_frame(tmp_path):
+    torch.manual_seed(0)
+    network = create_backbone("conv4", width=8, pooled_stages=2, input_size=16)
+    path = tmp_path / "conv4.safetensors"
+    save_weights(network, path, {"method": "protonet", "backbone": "conv4"})
+    options = {"width": 8, "pooled_stages": 2, "input_size": 16}
+    loaded = read(path, VideoModel("protonet", "frames:conv4", options, {"norm": False}), frames=4)
+    clips = torch.randn(2, 3, 4, 16, 16)
+    expected = network.eval()(clips.transpose(1, 2).flatten(0, 1)).mean((2, 3)).unflatten(0, (2, 4)).mean(1)
+    torch.testing.assert_close(loaded.encoder.eval()(clips), expected)
+    with pytest.raises(UserError, match="is a checkpoint of pictures .conv4.*--model.backbone frames:conv4"):
+        read(path)
+    assert not is_video_file(path)
+
+
+def test_files_that_fit_nowhere(tmp_path, source):
+    other = tmp_path / "other.safetensors"
+    save_file({"w": torch.zeros(3)}, other)
+    with pytest.raises(UserError, match="no weights of a video transformer"):
+        read(other)
+    with pytest.raises(UserError, match="no checkpoint at"):
+        read(tmp_path / "absent.safetensors")
+    other.write_bytes(source.read_bytes()[:300])
+    with pytest.raises(UserError, match="no readable checkpoint"):
+        read(other)
+    with pytest.raises(UserError, match="source.safetensors is no adapter file"):
+        read(source, source=str(source))
+    with pytest.raises(UserError, match="another architecture"):
+        read(source, VideoModel(backbone_options={"dim": 36}))
+    with pytest.raises(UserError, match="clips of 8 frames of 20 pixels"):
+        read(source, size=20)
+    with pytest.raises(UserError, match="TAMT can't be built|TAMT does not take"):
+        read(source, tiny_video.model(options={"adapter": {"nothing": 1}}))
+    with pytest.raises(UserError, match="what pools the clips"):
+        read(source, tiny_video.model("protonet", options={"reduce_dim": 3}))
+
+
+def test_video_files_are_told_from_pictures(tmp_path, source):
+    assert is_video_file(source)
+    state, _ = read_checkpoint(source)
+    foreign = {key.removeprefix("backbone."): value for key, value in state.items()}
+    torch.save({"module": foreign}, tmp_path / "videomae.pth")
+    assert is_video_file(tmp_path / "videomae.pth")
+    foreign["patch_embed.proj.weight"] = torch.zeros(24, 3, 8, 8)  # a transformer of pictures has the same names
+    torch.save(foreign, tmp_path / "vit.pth")
+    assert not is_video_file(tmp_path / "vit.pth")
