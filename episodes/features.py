@@ -260,4 +260,4 @@ def _cast(features: Tensor, dtype: str, items: np.ndarray) -> np.ndarray:
             f"the features of item {items[bad]} reach {float(features.abs().max()):.3g}, which float16 can't hold: "
             "keep them as float32"
         )
-    return features.numpy().astype(dtype)
+    return np.ascontiguousarray(features.numpy(), dtype)  # a network may lay its channels out last
