@@ -202,8 +202,7 @@ def load_source(
     state |= {name + leaf: value for name in norms for leaf, value in source.fc_norm.items()}
     if classifier:
         state |= {f"head.{leaf}": value for leaf, value in source.classifier.items()}
-    strange = [key for key in source.rest if _BLOCK.match(key) and not _TUNED.search(key)]
-    if strange:
+    if strange := misplaced_blocks(source):
         raise UserError(
             f"{path} holds weights that this network has no place for ({', '.join(strange[:4])}): "
             "without them it would compute something else than what was trained"
@@ -215,9 +214,14 @@ def load_source(
     report.unused += [] if norms else [f"fc_norm.{leaf}" for leaf in source.fc_norm]
     report.unused += [] if classifier else [f"classifier.{leaf}" for leaf in source.classifier]
     say(f"{report}; layout: {LAYOUTS[source.layout]}; {len(fresh)} tensors of the model start fresh")
-    for line in _config_disagreements(Path(path), vit):
+    for line in config_disagreements(Path(path), vit):
         say(line)
     return report
+
+
+def misplaced_blocks(source: SourceState) -> list[str]:
+    """Return the tensors inside blocks that no network of ours has, and that take part in what theirs computes."""
+    return [key for key in source.rest if _BLOCK.match(key) and not _TUNED.search(key)]
 
 
 def _find_vit(model: nn.Module) -> tuple[str, VideoViT]:
@@ -228,7 +232,7 @@ def _find_vit(model: nn.Module) -> tuple[str, VideoViT]:
     raise UserError("the model has no video transformer to load a source checkpoint into")
 
 
-def _config_disagreements(path: Path, vit: VideoViT) -> list[str]:
+def config_disagreements(path: Path, vit: VideoViT) -> list[str]:
     """Compare a transformers config.json beside the weights with the network: its numbers are not used.
 
     Head counts leave no trace in the tensors, and the public conversion script wrote 16 for networks that have 6.

@@ -1,4 +1,4 @@
-"""`python -m tools.videos`: check lists of videos, and write one from a folder of class folders."""
+"""`python -m tools.videos`: check lists of videos, write one from a folder of class folders, look into checkpoints."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     command = argparse.ArgumentParser(
         prog="python -m tools.videos",
-        description="Check lists of videos before a training meets what is wrong with them, and write lists.",
+        description="Check lists of videos before a training meets what is wrong with them, write lists, and look into "
+        "checkpoints of video networks.",
     )
-    jobs = command.add_subparsers(dest="job", required=True, metavar="check|list")
+    jobs = command.add_subparsers(dest="job", required=True, metavar="check|list|inspect")
     check = jobs.add_parser("check", help="missing, unreadable, frame counts, labels, videos that are in two splits")
     check.add_argument(
         "lists", nargs="+", metavar="LIST", help="list (.json, .txt, .csv), folder of lists or of classes, .zip pack"
@@ -41,6 +42,11 @@ def parser() -> argparse.ArgumentParser:
     make.add_argument("--frames", action="store_true", help="open every video and count its frames (.txt keeps them)")
     make.add_argument("--absolute", action="store_true", help="write whole paths instead of those below the folder")
     make.add_argument("--workers", type=_positive, default=2, help="processes that count (default: 2)")
+    look = jobs.add_parser("inspect", help="say what a checkpoint holds, and whether it fits a network")
+    look.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="file, or folder of transformers")
+    look.add_argument("--backbone", metavar="NAME", help="network to compare with (default: the one of its sizes)")
+    look.add_argument("--source", metavar="FILE", help="network that an adapter file belongs to (default: its card's)")
+    look.add_argument("--json", action="store_true", help="one JSON object instead of text")
     return command
 
 
@@ -52,12 +58,12 @@ def _positive(text: str) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns 0, 1 where a check found problems, 2 for bad input, 130 when interrupted."""
+    """Run the command; returns 0, 1 where problems were found, 2 for bad input, 130 when interrupted."""
     options = parser().parse_args(arguments)
     from episodes.errors import UserError
 
     try:
-        return check(options) if options.job == "check" else write(options)
+        return {"check": check, "list": write, "inspect": look_into}[options.job](options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -127,6 +133,16 @@ def write(options: argparse.Namespace) -> int:
         raise UserError(f"cannot write '{options.out}' ({error.strerror})") from error
     print(f"{options.out}: {len(found.names)} videos, {len(found.order)} classes")
     return 0
+
+
+def look_into(options: argparse.Namespace) -> int:
+    """Say what a checkpoint holds."""
+    from tools.inspection import inspect
+    from tools.inspection_text import as_text
+
+    found = inspect(options.checkpoint.expanduser(), options.backbone, options.source)
+    print(json.dumps(found.as_json()) if options.json else as_text(found))
+    return int(bool(found.problems))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import pickle
 import pytest
 import safetensors.torch
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from backbones import (
     UserError,
@@ -179,3 +181,11 @@ def test_weights_beside_the_model_are_named_and_left(tmp_path, capsys):
     torch.save(state, tmp_path / "w.pt")
     assert load_weights(network(), tmp_path / "w.pt").unused == ["fc.weight"]
     assert "1 not wanted by the model (fc.weight)" in capsys.readouterr().out
+
+
+@given(st.binary(max_size=120))
+def test_garbage_is_one_sentence(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "garbage.pt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is no readable checkpoint|holds no state dict|running code from a file"):
+        read_checkpoint(path)
