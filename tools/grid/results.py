@@ -16,7 +16,7 @@ from episodes.metrics import mean_and_interval
 from tools.config import Benchmark
 from tools.grid.cells import Result, cell_key, read_cell
 from tools.grid.job import Outcome, last_weights
-from tools.grid.methods import method_of, title_of
+from tools.grid.methods import method_of, title_of, tuned_part
 from tools.grid.plan import Cell, Job, kinds_of, shots_of
 from tools.kinds import varies
 from tools.table import Cell as Number
@@ -165,7 +165,7 @@ def make_tables(found: Found, what: str = "accuracies") -> list[Table]:
 
 def _notes(found: Found) -> dict[str, str]:
     """Return what the heads said of how they computed, by shot where it differs, and who used unlabelled pictures."""
-    notes, learners = _own_sizes(found), []
+    notes, learners = _of_videos(found), []
     for method, title in found.titles().items():
         said: dict[str, dict[int, None]] = {}  # what was said -> shots
         for cell, result in found.results.items():
@@ -180,8 +180,8 @@ def _notes(found: Found) -> dict[str, str]:
     return notes
 
 
-def _own_sizes(found: Found) -> dict[str, str]:
-    """Return what targets of videos have other than the rest: classes and queries of their episodes."""
+def _of_videos(found: Found) -> dict[str, str]:
+    """Return which methods are not tuned, and what targets have other than the rest: classes and queries."""
     if found.config.media != "videos":
         return {}
     from tools.grid.video_grid import targets_of
@@ -189,7 +189,9 @@ def _own_sizes(found: Found) -> dict[str, str]:
     usual = (found.config.n_way, found.config.n_query)
     own = {name: target for name, target in targets_of(found.config).items()
            if (target.n_way, target.n_query) != usual}  # fmt: skip
-    return {name: f"{target.n_way}-way, queries of a class: {target.n_query}" for name, target in own.items()}
+    frozen = [title for method, title in found.titles().items() if tuned_part(method) == "frozen"]
+    notes = {"the source's network as it is": ", ".join(frozen)} if frozen else {}
+    return notes | {name: f"{one.n_way}-way, queries of a class: {one.n_query}" for name, one in own.items()}
 
 
 def _number(found: Found, source: str, target: str, method: str, column: Column, values: np.ndarray) -> Number:
