@@ -149,7 +149,7 @@ def _read_adapters(
             f"{path} was tuned around another network than {what}: give the weights that it belongs to with --source"
             + (f" ({card['source']} when it was tuned)" if card.get("source") else "")
         )
-    freeze_for(encoder, card.get("tune", "adapters"))
+    freeze_for(encoder, "adapters")  # the file holds all that is not the network, whatever was trained of it
     if plan.pooling != architecture_of(card).pooling:
         state = {key: value for key, value in state.items() if not key.startswith("pool.")}
         encoder.pool.requires_grad_(False)
