@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import safetensors
 import torch
@@ -105,12 +105,16 @@ def read_card(path: str | Path) -> dict[str, Any]:
 
 @dataclass
 class Loaded:
-    """A model read from disk: its architecture, encoder, card, and the weights that belong to an episode head."""
+    """A model read from disk: its architecture, encoder, card, and the weights that belong to an episode head.
+
+    trainer: the script that trains such heads, for messages.
+    """
 
     architecture: Architecture
     encoder: Encoder
     card: dict[str, Any]
     state: dict[str, Tensor]
+    trainer: ClassVar[str] = "tools.meta_train"
 
     def head_options(self) -> dict[str, Any]:
         """Return the options of the head that was trained with the encoder; none where another method is asked for."""
@@ -129,7 +133,7 @@ class Loaded:
         elif getattr(head, "random_start", False) and not training:
             head.note = (
                 f"the head {type(head).__name__} has random weights, since the checkpoint holds none for it, so its "
-                "accuracy says nothing: train it with tools.meta_train first"
+                f"accuracy says nothing: train it with {self.trainer} first"
             )
             warnings.warn(head.note, stacklevel=2)
         return head

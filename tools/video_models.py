@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -126,6 +126,7 @@ class LoadedVideo(Loaded):
     fresh: what of the encoder starts from random or neutral weights, for a sentence; empty where nothing does.
     """
 
+    trainer: ClassVar[str] = "tools.video_tune"
     source: str | None = None
     seen: list[str] = field(default_factory=list)
     fresh: str = ""
