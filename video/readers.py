@@ -28,6 +28,11 @@ BACKENDS = {  # in the order in which `auto` tries them
     "decord": ("decord", "video.readers_decord", "DecordReader"),
     "torchcodec": ("torchcodec", "video.readers_torchcodec", "TorchcodecReader"),
 }
+INSTALL = {
+    "pyav": "pip install av",
+    "decord": "pip install decord, which has wheels for Linux on x86-64 alone",
+    "torchcodec": "pip install 'covey[torchcodec]', and FFmpeg's shared libraries with the system's packages",
+}
 MEMBER = "!/"  # between a pack and the name of a clip in it: clips.zip!/walk/3.mp4
 
 
@@ -75,7 +80,9 @@ def working_backend(backend: str = "auto") -> str:
             return name
         except (ImportError, OSError, RuntimeError) as error:  # torchcodec without FFmpeg: RuntimeError
             reasons.append(f"{name}: {str(error).splitlines()[0]}")
-    raise UserError(f"no video can be decoded ({'; '.join(reasons)}): pip install av")
+    if backend == "auto":
+        raise UserError(f"no video can be decoded ({'; '.join(reasons)}): {INSTALL['pyav']}")
+    raise UserError(f"the video backend {reasons[0].replace(':', ' does not load (', 1)}): {INSTALL[backend]}")
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import zipfile
 
 import numpy as np
@@ -17,6 +18,7 @@ from video.readers_stills import ArrayReader
 DAMAGED = ("bitflips.mp4", "truncated.avi", "truncated_faststart.mp4")
 UNREADABLE = ("empty.mp4", "not_a_video.mp4", "truncated_no_index.mp4", "audio_only.m4a")
 WITHOUT_DECORD = ("anim.gif", "src_av1_video.mkv")  # its FFmpeg is of 2020
+EXACT = ("h264", "hevc", "vp9", "mpeg1video", "mpeg4", "mjpeg")  # decoders of these may not differ
 TEN_BITS = ("src_h264_10bits.mp4",)  # decord converts the colours of these in another way
 
 
@@ -64,6 +66,25 @@ def test_frames_of_every_sample(samples, expected, backend):
             half = video.frames(spread[:3], (video.height // 2, video.width // 2))
             assert half.shape[1:3] == (video.height // 2, video.width // 2)
             np.testing.assert_allclose(half.mean((1, 2)), colours[:3], atol=6, err_msg=name)
+
+
+@pytest.mark.parametrize("backend", ["decord", "torchcodec"])
+def test_backends_agree_on_frame_numbers(samples, expected, backend):
+    """Of all frames of a film, frame i of another backend is nearest to frame i, whatever else colours do."""
+    installed(backend)
+    for name in whole(expected):
+        if backend == "decord" and name in WITHOUT_DECORD:
+            continue
+        with open_video(samples / name) as one, open_video(samples / name, backend) as other:
+            assert len(one) == len(other), name
+            count = min(30, len(one))  # neighbours, in any order
+            some = (len(one) - count) // 2 + np.random.default_rng(7).permutation(count)
+            mine, theirs = (video.frames(some)[:, ::4, ::4].astype(np.float32) for video in (one, other))
+            apart = np.abs(mine[None] - theirs[:, None]).mean((2, 3, 4))  # theirs x mine
+            nearest = apart.min(1)
+            assert (apart.diagonal() <= nearest + 1e-3).all(), name
+            if one.index.codec in EXACT and name not in TEN_BITS:
+                np.testing.assert_array_less(apart.diagonal(), 2, err_msg=name)
 
 
 @pytest.mark.parametrize("backend", ["decord", "torchcodec"])
@@ -217,3 +238,18 @@ def test_backends_by_name():
     assert working_backend() == "pyav"
     with pytest.raises(UserError, match="did you mean 'decord'"):
         working_backend("decort")
+
+
+def test_a_backend_that_is_not_installed(monkeypatch):
+    """One sentence says how to get it; `auto` goes on to the next."""
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    with pytest.raises(
+        UserError, match=r"backend torchcodec does not load \(.*\): pip install 'covey.torchcodec.', and FFmpeg's"
+    ):
+        working_backend("torchcodec")
+    monkeypatch.setitem(sys.modules, "av", None)
+    installed("decord")
+    assert working_backend("auto") == "decord"
+    monkeypatch.setitem(sys.modules, "decord", None)
+    with pytest.raises(UserError, match=r"no video can be decoded \(pyav: .*torchcodec: .*\): pip install av"):
+        working_backend("auto")
