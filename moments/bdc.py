@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from moments.reduction import channel_reduction
 from moments.triangle import symmetric_positions, triangle_positions, upper_triangle
 
 # Added inside the square root, after the scaling: bounds the slope of the root at zero distance by 0.5 / sqrt(EPS).
@@ -185,17 +186,10 @@ class BDC(nn.Module):
         activation: str = "relu",
     ) -> None:
         super().__init__()
-        activations = {"relu": nn.ReLU, "leaky_relu": lambda inplace: nn.LeakyReLU(0.1, inplace=inplace)}
-        if activation not in activations:
-            raise ValueError(f"activation '{activation}' is unknown: use one of {sorted(activations)}")
         self.vectorize = vectorize
         self.dim = reduce_dim or in_channels
         self.out_dim = self.dim * (self.dim + 1) // 2 if vectorize else self.dim**2
-        self.reduce: nn.Module | None = None
-        if self.dim != in_channels:
-            conv = nn.Conv2d(in_channels, self.dim, kernel_size=1, bias=False)
-            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            self.reduce = nn.Sequential(conv, nn.BatchNorm2d(self.dim), activations[activation](inplace=True))
+        self.reduce = channel_reduction(in_channels, None if self.dim == in_channels else self.dim, activation)
         self.temperature = nn.Parameter(torch.full((1, 1), -math.log(2 * map_size[0] * map_size[1])))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -63,3 +63,18 @@ def covariance(x: Tensor, *, centred: bool = True, correction: int = 0) -> Tenso
         if torch.compiler.is_compiling() or not x.requires_grad:
             return _composed(x, centred, divisor)
         return _Covariance.apply(x, centred, divisor)
+
+
+def gaussian_matrix(x: Tensor, beta: float | Tensor = 1.0) -> Tensor:
+    """Embed the Gaussian of the positions of a map, mean mu and covariance S, as a symmetric matrix.
+
+    x: (B, C, H, W), (B, C, T, H, W) or (B, C, M).
+    beta: factor on the mean, a number or a learned scalar.
+    Returns (B, C + 1, C + 1): [[S + beta^2 mu mu^T, beta mu], [beta mu^T, 1]], positive semi-definite, in float32 or
+    better. Source: G2DeNet (Wang et al., CVPR 2017).
+    """
+    second = covariance(x)
+    with torch.autocast(x.device.type, enabled=False):
+        mean = beta * x.flatten(2).to(second.dtype).mean(dim=2, keepdim=True)
+        one = mean.new_ones(len(mean), 1, 1)
+        return torch.cat([torch.cat([second + mean * mean.mT, mean], 2), torch.cat([mean.mT, one], 2)], 1)
