@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -80,22 +81,67 @@ def test_class_names(tmp_path):
     assert read_list(tmp_path / "novel.json").order == ["push", "class 3"]
 
 
-def test_the_lists_that_are_used(shared_videos):
-    """TAMT's and MoLo's lists hold the same videos and classes; sizes as their description says."""
-    splits = SHARED / "data" / "splits" / "video"
-    if not splits.is_dir():
-        pytest.skip(f"no video splits at {splits}")
-    for dataset, counts in {"hmdb51": (4280, 1194, 1292), "ucf101": (9154, 1421, 2745)}.items():
-        for tamt, molo, count in zip(("base", "val", "novel"), ("train", "val", "test"), counts, strict=True):
-            one = read_list(splits / dataset / f"{tamt}.json")
-            other = read_list(splits / dataset / f"{molo}_few_shot.txt")
-            assert len(one.names) == count
-            assert Counter(one.classes) == Counter(other.classes)
-            assert {Path(n).name for n in one.names} == {Path(n).name for n in other.names}
-    small = read_list(splits / "ssv2_small" / "test_few_shot.txt")
-    assert (len(small.order), len(small.names)) == (24, 2400)
+# Classes, videos and the fewest of a class in base, val and novel, as the description of the lists has them.
+SIZES = {
+    "hmdb51": ((31, 4280, 102), (10, 1194, 102), (10, 1292, 103)),
+    "ucf101": ((70, 9154, 100), (10, 1421, 114), (21, 2745, 109)),
+    "ssv2_full": ((64, 67013, 156), (12, 1926, 56), (24, 2857, 17)),
+    "ssv2_small": ((64, 6400, 100), (12, 1200, 100), (24, 2400, 100)),
+    "kinetics100": ((64, 6400, 100), (12, 1200, 100), (24, 2400, 100)),
+    "diving48": ((36, 13478, 50), (6, 1632, 67), (6, 2929, 65)),
+    "rareact": ((48, 3897, 50), (8, 638, 50), (8, 608, 57)),
+}
+PREFIXES = {  # of TAMT's lists, and a name that remains
+    "hmdb51": ("/home/wyll/DeepBDC/filelist/hmdb51/hmdb51_org/", r"[^/]+/[^/]+\.avi"),
+    "ucf101": ("/home/wyll/DeepBDC/filelist/ucf101/UCF101/UCF-101/", r"[^/]+/[^/]+\.avi"),
+    "ssv2_full": ("/hd2/20bn-something-something-v2/", r"\d+\.webm"),
+    "diving48": ("/hd2/Diving48/rgb/", r"[^/]+\.mp4"),
+    "rareact": ("/hd1/wyl/rareact_cut/", r"[^/]+\.mp4"),
+}
+SPLITS = SHARED / "data" / "splits" / "video"
+
+
+@pytest.mark.parametrize("dataset", SIZES)
+def test_the_lists_that_are_used(dataset, tmp_path):
+    """TAMT's and MoLo's lists have the sizes of their description, hold the same, and name files below a root."""
+    if not SPLITS.is_dir():
+        pytest.skip(f"no video splits at {SPLITS}")
+    places = {}
+    for tamt, molo, wanted in zip(("base", "val", "novel"), ("train", "val", "test"), SIZES[dataset], strict=True):
+        files = [SPLITS / dataset / f"{tamt}.json", SPLITS / dataset / f"{molo}_few_shot.txt"]
+        lists = [read_list(file) for file in files if file.is_file()]
+        assert lists
+        for found in lists:
+            sizes = Counter(found.classes)
+            assert (len(found.order), len(found.names), min(sizes.values())) == wanted
+        if len(lists) == 2:
+            assert Counter(lists[0].classes) == Counter(lists[1].classes)
+        if dataset in PREFIXES:
+            prefix, pattern = PREFIXES[dataset]
+            paths = place(lists[0], tmp_path, strip=prefix)
+            assert all(re.fullmatch(re.escape(f"{tmp_path}/") + pattern, path) for path in paths)
+            for path in paths[:: max(1, len(paths) // 5)][:5]:
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                Path(path).touch()
+            suffix = ".webm" if dataset == "ssv2_full" else ""
+            for found in lists:  # the prefix is found by looking, in both forms of list
+                assert sorted(place(found, tmp_path, suffix=suffix)) == sorted(paths)
+            places[tamt] = paths
+    if places:
+        assert not set(places["base"]) & (set(places["val"]) | set(places["novel"]))
+
+
+def test_names_of_the_classes_of_the_lists_that_are_used():
+    if not SPLITS.is_dir():
+        pytest.skip(f"no video splits at {SPLITS}")
+    small = read_list(SPLITS / "ssv2_small" / "test_few_shot.txt")
     assert not any(name.startswith("class ") for name in small.order)
-    assert sum(name.startswith("class ") for name in read_list(splits / "ssv2_full" / "base.json").order) > 0
+    for name in ("kinetics100", "hmdb51", "ucf101"):
+        assert not any(n.startswith("class ") for n in read_list(SPLITS / name / "test_few_shot.txt").order)
+    full = read_list(SPLITS / "ssv2_full" / "base.json").order
+    assert 0 < sum(name.startswith("class ") for name in full) < len(full)  # 64 of its 100 names are not known
+    rare = [read_list(SPLITS / "rareact" / f"{part}.json") for part in ("base", "novel")]
+    assert not set(rare[0].order) & set(rare[1].order) and min(rare[1].labels) >= 0
 
 
 def test_where_videos_lie(tmp_path):
