@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tools.bench import sampler
-from tools.bench.case import Case, measure
+from tools.bench.case import Case, Parts, measure
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
@@ -23,6 +23,28 @@ def test_sides_run_in_turns_and_lead_alternately():
     assert timed == ["ours", "other", "other", "ours", "ours", "other"]
     assert row.ratio == pytest.approx(row.other_s / row.ours_s)
     assert (row.case, row.shape, row.other_name) == ("x", "1", "peer")
+
+
+def test_parts_are_those_that_both_sides_tell(monkeypatch):
+    """Medians of what the calls returned, per unit; the process clock is read where the case says so."""
+    clock = [0.0]
+    monkeypatch.setattr("time.process_time", lambda: clock[0])
+    told = iter([1.0, 2.0, 9.0, 4.0, 7.0])
+
+    def ours() -> Parts:
+        clock[0] += 3
+        return Parts(forward=next(told), backward=1.0)
+
+    def other() -> Parts:
+        clock[0] += 6
+        return Parts(backward=5.0, optimiser=1.0)
+
+    row = measure(Case("x", "1", ours, other, "peer", 3, unit_count=2, clock="process", facts={"a": "b"}))
+    assert (row.ours_s, row.other_s, row.ratio, row.clock) == (1.5, 3.0, 2.0, "process")
+    assert row.parts == {"backward": (0.5, 2.5)} and row.facts == {"a": "b"}
+    told = iter([9.0, 1.0, 5.0, 2.0, 9.0])
+    row = measure(Case("x", "1", ours, lambda: Parts(forward=8.0), "peer", 3))
+    assert row.parts == {"forward": (2.0, 8.0)}
 
 
 FILL = """

@@ -19,6 +19,8 @@ CASES = {
     "heads": ("tools.bench.heads", "every method on stored features, against one episode at a time"),
     "peers": ("tools.bench.peers", "testing ProtoNet on features, against easyfsl and learn2learn"),
     "clips": ("tools.bench.clips", "from a video file to a clip, against PyAV and decord called directly"),
+    "tamt_step": ("tools.bench.tamt_step", "TAMT on clips: inference, tuning, full fine-tuning, against the plain way"),
+    "alignment": ("tools.bench.alignment", "OTAM and TRX on stored frame features, against one episode at a time"),
     "episode": ("tools.bench.episode", "one Meta DeepBDC training step with ResNet-12, against the plain BDC layer"),
 }
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

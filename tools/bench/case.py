@@ -7,7 +7,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 PROCESS = Path("/proc/self")
@@ -17,6 +17,10 @@ class PeerMissing(Exception):
     """The other side of a case is not installed; the message is one sentence that says how to get it."""
 
 
+class Parts(dict[str, float]):
+    """Seconds of the parts of a call, by name, which a side may return to have them measured as well."""
+
+
 @dataclass(frozen=True)
 class Case:
     """What to run. `ours` and `other` each do `unit_count` units of the same work (episodes, images, ...) per call.
@@ -24,25 +28,30 @@ class Case:
     other_count: units that `other` does a call, where that many would take too long.
     device: 'cpu' or 'cuda', where both sides compute; on 'cuda' the clock waits for the device.
     once: a call is so long that a single one of each side must do, for time and memory, without another to warm up.
+    clock: 'wall', or 'process' for the CPU time of this process, which other load on the machine lengthens less.
+    facts: what else to tell of the case, such as published figures, by name.
     """
 
     name: str
     shape: str
-    ours: Callable[[], None]
-    other: Callable[[], None]
+    ours: Callable[[], object]
+    other: Callable[[], object]
     other_name: str
     repeats: int = 5
     unit_count: int = 1
     device: str = "cpu"
     other_count: int | None = None
     once: bool = False
+    clock: str = "wall"
+    facts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured: medians over `repeats` of wall seconds per unit, and peak memory.
+    """What was measured: medians over `repeats` of seconds per unit, and peak memory.
 
     ratio: other_s / ours_s. Memory is in MB of 2**20 bytes, of the device that computes; nan where unknown.
+    parts: seconds (ours, other) of the parts of a call, where both sides tell them.
     """
 
     case: str
@@ -54,6 +63,9 @@ class Row:
     ours_mb: float
     other_mb: float
     repeats: int
+    clock: str = "wall"
+    parts: dict[str, tuple[float, float]] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
 
 
 def measure(case: Case, tick: Callable[[], None] = lambda: None) -> Row:
@@ -64,29 +76,57 @@ def measure(case: Case, tick: Callable[[], None] = lambda: None) -> Row:
     tick: called after each of the `call_count(case)` calls, for a progress bar.
     """
     peak = peak_cuda_mb if case.device == "cuda" else peak_mb
-    counts = case.unit_count, case.other_count or case.unit_count
+    sides, memory = (Side(case, case.ours), Side(case, case.other, case.other_count)), []
     if case.once:
-        seconds, memory = [], []
-        for run, count in zip((case.ours, case.other), counts, strict=True):
-            memory.append(peak(lambda run=run: seconds.append(wall_seconds(run, case.device))))
-            seconds[-1] /= count
+        for side in sides:
+            memory.append(peak(side.timed))
             tick()
-        return Row(case.name, case.shape, case.other_name, *seconds, seconds[1] / seconds[0], *memory, 1)
-    for run in (case.ours, case.other):
-        run()
+        return _row(case, sides, memory)
+    for side in sides:
+        side.run()
         tick()
-    ours, other = [], []
     for repeat in range(case.repeats):
-        sides = [(case.ours, ours), (case.other, other)]
-        for run, seconds in sides if repeat % 2 == 0 else reversed(sides):
-            seconds.append(wall_seconds(run, case.device))
+        for side in sides if repeat % 2 == 0 else reversed(sides):
+            gc.collect()  # what earlier calls left
+            side.timed()
             tick()
-    ours_s, other_s = statistics.median(ours) / counts[0], statistics.median(other) / counts[1]
-    memory = []
-    for run in (case.ours, case.other):
-        memory.append(peak(run))
+    for side in sides:
+        memory.append(peak(side.run))
         tick()
-    return Row(case.name, case.shape, case.other_name, ours_s, other_s, other_s / ours_s, *memory, case.repeats)
+    return _row(case, sides, memory)
+
+
+class Side:
+    """One side of a case, and what its calls took."""
+
+    def __init__(self, case: Case, run: Callable[[], object], count: int | None = None) -> None:
+        self.run, self.device, self.clock = run, case.device, case.clock
+        self.count = count or case.unit_count
+        self.seconds: list[float] = []
+        self.parts: list[Parts] = []
+
+    def timed(self) -> None:
+        """Make one call and note what it took."""
+        start = now(self.clock, self.device)
+        result = self.run()
+        self.seconds.append(now(self.clock, self.device) - start)
+        if isinstance(result, Parts):
+            self.parts.append(result)
+
+    def median(self, part: str | None = None) -> float:
+        """Return the median seconds of a unit, or of a part of it."""
+        return statistics.median(self.seconds if part is None else [parts[part] for parts in self.parts]) / self.count
+
+
+def _row(case: Case, sides: tuple[Side, Side], memory: list[float]) -> Row:
+    ours, other = (side.median() for side in sides)
+    known = [set(side.parts[0]) if side.parts else set() for side in sides]
+    names = [name for name in (sides[0].parts or [Parts()])[0] if all(name in names for names in known)]
+    parts = {name: (sides[0].median(name), sides[1].median(name)) for name in names}
+    repeats, clock = len(sides[0].seconds), case.clock
+    return Row(
+        case.name, case.shape, case.other_name, ours, other, other / ours, *memory, repeats, clock, parts, case.facts
+    )
 
 
 def call_count(case: Case) -> int:
@@ -94,14 +134,10 @@ def call_count(case: Case) -> int:
     return 2 if case.once else 2 * (1 + case.repeats + 1)
 
 
-def wall_seconds(run: Callable[[], None], device: str = "cpu") -> float:
-    """Time one call; garbage of earlier calls is collected before the clock starts."""
-    gc.collect()
+def now(clock: str = "wall", device: str = "cpu") -> float:
+    """Return seconds of a clock, 'wall' or 'process', when the device has done all that was asked of it."""
     wait_for(device)
-    start = time.perf_counter()
-    run()
-    wait_for(device)
-    return time.perf_counter() - start
+    return time.process_time() if clock == "process" else time.perf_counter()
 
 
 def wait_for(device: str) -> None:

@@ -34,6 +34,14 @@ def watched(case: Case) -> Row:
 def json_line(row: Row) -> str:
     """Return one row as a JSON object on one line; an unknown memory is null."""
     values = {key: getattr(row, key) for key in JSON_KEYS}
+    if row.clock != "wall":
+        values["clock"] = row.clock
+    if row.parts:
+        values["parts"] = {
+            name: dict(zip(("ours_s", "other_s"), pair, strict=True)) for name, pair in row.parts.items()
+        }
+    if row.facts:
+        values["facts"] = row.facts
     return json.dumps({k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()})
 
 
@@ -41,8 +49,8 @@ def show_table(rows: list[Row], title: str, console: Console | None = None) -> N
     """Print the rows; each says how many times ours is faster and smaller. Fits 80 columns."""
     console = console or Console()
     caption = (
-        "Wall time of one pass, step or episode: medians over rounds, both sides in turns. Memory: peak above what was "
-        "there before, in MB. faster, smaller: other / ours."
+        "Time of one pass, step, clip or episode, on the wall (cpu: CPU time of the process): medians over rounds, "
+        "both sides in turns. Memory: peak above what was there before, in MB. faster, smaller: other / ours."
     )
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("case", overflow="fold")
@@ -50,11 +58,27 @@ def show_table(rows: list[Row], title: str, console: Console | None = None) -> N
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
-            f"{row.case} {row.shape}\n  {row.other_name}, {row.repeats} rounds",
+            f"{row.case} {row.shape}\n  {row.other_name}, {row.repeats} rounds" + ", cpu" * (row.clock != "wall"),
             *(duration(row.ours_s), duration(row.other_s), times(row.ratio)),
             *(megabytes(row.ours_mb), megabytes(row.other_mb)),
             times(row.other_mb / row.ours_mb if row.ours_mb else math.nan),
         )
+        for name, (ours, other) in row.parts.items():
+            table.add_row(f"  {name}", duration(ours), duration(other), times(other / ours))
+    console.print(table)
+    for case in dict.fromkeys(row.case for row in rows if row.facts):
+        show_facts([row for row in rows if row.case == case and row.facts], console)
+
+
+def show_facts(rows: list[Row], console: Console) -> None:
+    """Print what else is to be told of the rows of a case, one column a fact."""
+    names = list(dict.fromkeys(name for row in rows for name in row.facts))
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column(f"{rows[0].case}, other figures", overflow="fold")
+    for name in names:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(row.shape, *(row.facts.get(name, "-") for name in names))
     console.print(table)
 
 
@@ -63,7 +87,7 @@ def duration(seconds: float) -> str:
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"
-    return f"{seconds / 1e-6:.3g} us"
+    return f"{seconds / 1e-6:.3g} us" if seconds else "0"
 
 
 def times(ratio: float) -> str:
