@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from episodes.errors import UserError
+from episodes.fingerprint import dataset_key
 from episodes.progress import Progress
+from episodes.run import write_json
+from episodes.sources.cache import cache_folder
 
 from .crew import in_processes
 from .readers import Opener
@@ -61,9 +66,25 @@ def check_videos(
 
 
 def check_clips(dataset: Any, workers: int = 2, show: bool = True) -> list[tuple[int, str]]:
-    """Return (item, reason) of the videos of a `ClipSet` that cannot be opened."""
-    reports = check_videos(dataset.read, dataset.names, workers, show=show)
-    return [(item, report.problem) for item, report in enumerate(reports) if report.problem]
+    """Return (item, reason) of the videos of a `ClipSet` of which not every frame can be decoded.
+
+    That takes as long as decoding all of them once; it is remembered in the cache folder for as long as the files stay
+    as they are.
+    """
+    if getattr(dataset.read, "harmless", False):
+        return []
+    how = getattr(getattr(dataset.read, "opener", dataset.read), "backend", "")
+    place = cache_folder() / "checked" / f"{dataset_key(dataset)}-{how or type(dataset.read).__name__}.json"
+    try:
+        found = json.loads(place.read_text())
+        return [(int(item), str(reason)) for item, reason in found]
+    except (OSError, ValueError, TypeError):
+        pass
+    reports = check_videos(dataset.read, dataset.names, workers, "all", show=show)
+    broken = [(item, report.problem) for item, report in enumerate(reports) if report.problem]
+    with contextlib.suppress(OSError):  # a folder that cannot be written costs time alone
+        write_json(place, broken)
+    return broken
 
 
 def failed(error: Exception, name: str) -> Report:

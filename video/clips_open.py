@@ -35,8 +35,8 @@ def open_clips(spec: str, *, skip_broken: bool = False, workers: int = 2, backen
         ``root``, ``strip``, ``suffix`` (where the videos of a list lie, see `video.lists_paths.place`); ``names`` (file
         of class names); ``groups`` with ``side=train`` or ``side=test``, ``share`` and ``seed`` (hold whole groups out:
         a column of the list, or ucf); ``flip=false`` (no mirror images); ``fps`` of folders of frames.
-    skip_broken: read the start of every video first, in `workers` processes, and leave out those that fail, with a
-        warning that names them.
+    skip_broken: leave out videos that do not exist or of which not every frame can be decoded, with a warning that
+        names them. Everything is decoded once for that, in `workers` processes, and the result remembered.
     backend: who decodes, see `video.readers`.
     Raises UserError with one sentence for anything that does not fit; nothing is decoded otherwise.
     """
@@ -54,7 +54,8 @@ def open_clips(spec: str, *, skip_broken: bool = False, workers: int = 2, backen
     if kind in DRAWN and (colon or kind == "motions"):
         dataset = _drawn(kind, target, options, backend, [] if by is not None else parts)
     else:
-        dataset = _stored(Path(source).expanduser(), source, options, backend, None if by is not None else parts)
+        place, wanted = Path(source).expanduser(), None if by is not None else parts
+        dataset = _stored(place, source, options, backend, wanted, skip_broken)
     if by is not None:
         chosen = split_classes(by, dataset.class_names)
         dataset = select_classes(dataset, [name for part in parts for name in chosen[part]])
@@ -93,7 +94,9 @@ def _drawn(kind: str, target: str, options: dict[str, str], backend: str, parts:
     return stroke_set(Path(target).expanduser(), _number(options, "frames", 32), alphabets)
 
 
-def _stored(path: Path, source: str, options: dict[str, str], backend: str, parts: list[str] | None) -> ClipSet:
+def _stored(
+    path: Path, source: str, options: dict[str, str], backend: str, parts: list[str] | None, skip_missing: bool
+) -> ClipSet:
     """Videos on disk. parts: the wanted splits, none for the whole set, None where a class split will choose."""
     lists, opener = find_lists(path, source, parts, options), VideoOpener(backend)
     opener.fps = float(_number(options, "fps", 25))
@@ -109,7 +112,7 @@ def _stored(path: Path, source: str, options: dict[str, str], backend: str, part
         order += [name for name in called.values() if name not in set(order)]
         groups += groups_of(found, options["groups"]) if "groups" in options else []
     missing = [] if path.suffix.lower() == ".zip" else absent(names)
-    if missing:
+    if missing and (not skip_missing or len(missing) == len(names)):
         raise UserError(
             f"{len(missing)} of {len(names)} videos of '{source}' do not exist, the first is '{names[missing[0]]}': "
             "give their folder with root=, or look at the list with `python -m tools.videos check`"
@@ -119,6 +122,9 @@ def _stored(path: Path, source: str, options: dict[str, str], backend: str, part
     labels = np.array([number[name] for name in classes], dtype=np.int64)
     read: Opener = PackOpener(str(path), opener) if path.suffix.lower() == ".zip" else opener
     dataset = ClipSet(names, labels, order, read, str(path), flip)
+    if missing:
+        dataset = drop_broken(dataset, [(item, "it does not exist") for item in missing])
+        groups = np.delete(groups, missing).tolist() if groups else []
     return _side(dataset, groups, options) if groups else dataset
 
 

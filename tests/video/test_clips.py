@@ -165,7 +165,7 @@ def test_features_of_clips_are_kept(films, tmp_path):
         open_features(encode, Clips(plain.dataset, SEEDED, **SMALL), "k", tmp_path, show=False)
 
 
-def test_broken_videos(films, tmp_path):
+def test_broken_videos(films, tmp_path, monkeypatch):
     for path in films.glob("*/*.mp4"):
         (tmp_path / path.parent.name).mkdir(exist_ok=True)
         (tmp_path / path.parent.name / path.name).write_bytes(path.read_bytes())
@@ -178,10 +178,75 @@ def test_broken_videos(films, tmp_path):
     with pytest.warns(UserWarning, match=r"2 of 15 videos cannot be read and are left out: '.*run/0.*walk/3"):
         sound = open_clips(str(tmp_path), skip_broken=True)
     np.testing.assert_array_equal(np.bincount(sound.labels), [5, 4, 4])
+    monkeypatch.setattr("video.clips_check.check_videos", None)  # remembered: nothing is decoded again
+    with pytest.warns(UserWarning, match="2 of 15 videos"):
+        open_clips(str(tmp_path), skip_broken=True)
+    monkeypatch.undo()
     for path in (tmp_path / "jump").iterdir():
         path.write_bytes(b"")
     with pytest.raises(UserError, match="every video of class 'jump' is broken"):
         open_clips(str(tmp_path), skip_broken=True)
+
+
+def test_damage_in_the_middle_and_missing_videos_are_left_out_and_named(films, tmp_path):
+    """With skip_broken; without it, there is one sentence for the first of them."""
+    film = write_film(tmp_path / "run" / "long.mp4", grey_frames(40, 64, 64, step=5), g="40")
+    content = bytearray(film.read_bytes())
+    start = content.index(b"mdat") + 400
+    content[start : start + 500] = bytes(500)
+    film.write_bytes(content)
+    (tmp_path / "run" / "sound.mp4").write_bytes((films / "run" / "1.mp4").read_bytes())
+    (tmp_path / "walk").mkdir()
+    (tmp_path / "walk" / "sound.mp4").write_bytes((films / "walk" / "1.mp4").read_bytes())
+    lines = ["file,class,person", "run/long.mp4,run,a", "run/sound.mp4,run,b", "walk/none.mp4,walk,c"]
+    (tmp_path / "all.csv").write_text("\n".join([*lines, "walk/sound.mp4,walk,b"]))
+    with pytest.raises(UserError, match=r"1 of 4 videos of .* do not exist, the first is '.*walk/none\.mp4'"):
+        open_clips(f"{tmp_path}/all.csv")
+    with pytest.warns(UserWarning) as said:
+        kept = open_clips(f"{tmp_path}/all.csv", skip_broken=True)
+    texts = [str(warning.message) for warning in said]
+    assert "1 of 4 videos cannot be read and are left out: " in texts[0] and "walk/none.mp4" in texts[0]
+    assert "1 of 3 videos cannot be read and are left out: " in texts[1] and "run/long.mp4" in texts[1]
+    assert [Path(name).name for name in kept.names] == ["sound.mp4"] * 2 and kept.labels.tolist() == [0, 1]
+    (film.parent / "long.mp4").write_bytes((films / "run" / "2.mp4").read_bytes())
+    with pytest.warns(UserWarning, match="none.mp4"):  # another file is looked at anew; groups stay aligned
+        side = open_clips(f"{tmp_path}/all.csv?groups=person&side=train&share=0.4", skip_broken=True)
+    assert [Path(name).name for name in side.names] == ["sound.mp4"] * 2
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_video_that_vanishes_or_is_cut_in_the_midst_of_a_training(films, tmp_path, workers):
+    for name in "abcdef":
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / f"{name}.mp4").write_bytes((films / "run" / "0.mp4").read_bytes())
+    clips = Clips(open_clips(str(tmp_path)), ClipView(16), **SMALL)
+    batches = numbered_loader(EpisodeSteps(clips), workers)
+    assert next(batches).shape == (1, 3, 4, 16, 16)
+    (tmp_path / "run" / "e.mp4").unlink()
+    with pytest.raises(UserError, match=r"cannot read video '.*run/e\.mp4' \(no such file or directory\)"):
+        list(batches)
+
+
+class EpisodeSteps(torch.utils.data.Dataset):
+    """One clip a step, in order."""
+
+    def __init__(self, pictures: Clips) -> None:
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures.dataset)
+
+    def __getitem__(self, step: int) -> torch.Tensor:
+        return self.pictures.load([step])
+
+
+def test_a_video_of_one_frame_is_a_clip(tmp_path):
+    write_film(tmp_path / "run" / "one.mp4", grey_frames(1))
+    for sampling in ("segments", "window", "reference"):
+        for view in (ClipView(16), SEEDED):
+            clip = Clips(open_clips(str(tmp_path)), view, FrameSampling(sampling, 8)).load([0], 1)[0]
+            assert clip.shape == (3, 8, 16, 16)
+            assert torch.equal(clip, clip[:, :1].expand_as(clip))
 
 
 class Deadly:
