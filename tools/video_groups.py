@@ -26,8 +26,9 @@ class Videos:
         store: decode every video once and keep its frames at this short side on disk; null decodes anew every time.
         backend: who decodes: auto, pyav, decord or torchcodec.
         workers: loader processes; they change the speed and nothing else.
-        limit_s: seconds that a loader process may take for one video; 0 for no limit.
-        skip_broken: leave out videos that cannot be read, with their names in a warning.
+        limit_s: seconds that reading one video may take, also without loader processes; 0 for no limit.
+        skip_broken: decode everything once, and leave out videos that are missing or damaged, with their names in a
+            warning.
     """
 
     train: str = "motions:digits?split=train"
@@ -59,6 +60,8 @@ class View:
         backend: who decodes: auto, pyav, decord or torchcodec.
         source: weights of the frozen backbone that an adapter file belongs to; null looks where the file says.
         options: of what stands between backbone and head, for checkpoints without a card, see VideoModel.options.
+        workers: processes that decode test clips; they change the speed and nothing else.
+        limit_s: seconds that one video may take; 0 for no limit, and then nobody decodes apart.
     """
 
     eval_view: Literal["center", "reference"] = "center"
@@ -69,6 +72,8 @@ class View:
     backend: Literal["auto", "pyav", "decord", "torchcodec"] = "auto"
     source: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    workers: int = 2
+    limit_s: float = 120.0
 
 
 @dataclass

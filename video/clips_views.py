@@ -183,8 +183,10 @@ def reference_clip(
     images = [Image.fromarray(frame) for frame in frames]
     for operation, argument in draw_operations(draws.numpy, draws.python)[1]:
         images = [apply_to_image(image, operation, argument) for image in images]
-    clip = normalise(np.stack([np.asarray(image) for image in images]), mean, std)
-    clip = resized_crop(clip, random_crop_box(*clip.shape[2:], draws.python, spare=draws.numpy), size)
+    pixels = np.stack([np.asarray(image) for image in images])
+    box = random_crop_box(*pixels.shape[1:3], draws.python, spare=draws.numpy)
+    # The reference normalises whole frames; the numbers are the same, and a crop of them takes less memory as floats.
+    clip = resized_crop(normalise(cut(pixels, box), mean, std), (0, 0, *box[2:]), size)
     if draws.numpy.uniform() < 0.5 and flip:
         clip = clip.flip(-1)
     return erase(clip.contiguous(), random_erase_box(size, size, draws.python), draws.torch)

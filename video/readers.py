@@ -31,7 +31,7 @@ BACKENDS = {  # in the order in which `auto` tries them
 INSTALL = {
     "pyav": "pip install av",
     "decord": "pip install decord, which has wheels for Linux on x86-64 alone",
-    "torchcodec": "pip install -r requirements-torchcodec.txt, and FFmpeg's shared libraries with the system's packages",
+    "torchcodec": "pip install -r requirements-torchcodec.txt, and FFmpeg's libraries with the system's packages",
 }
 MEMBER = "!/"  # between a pack and the name of a clip in it: clips.zip!/walk/3.mp4
 

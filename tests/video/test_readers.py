@@ -244,7 +244,7 @@ def test_a_backend_that_is_not_installed(monkeypatch):
     """One sentence says how to get it; `auto` goes on to the next."""
     monkeypatch.setitem(sys.modules, "torchcodec", None)
     with pytest.raises(
-        UserError, match=r"backend torchcodec does not load \(.*\): pip install -r requirements-torchcodec.txt, and FFmpeg"
+        UserError, match=r"backend torchcodec does not load \(.*\): pip install -r requirements-torchcodec.txt, and"
     ):
         working_backend("torchcodec")
     monkeypatch.setitem(sys.modules, "av", None)
