@@ -1,6 +1,6 @@
 """Checkpoints of published image networks: one table says which name of theirs is which of ours.
 
-A file is told by the names of its tensors, renamed to those of an `ImageClassifier` (or `SoViTClassifier`), and loaded
+A file is told by the names of its tensors, renamed to those of an `ImageClassifier` or `TokenClassifier`, and loaded
 whole or not at all.
 """
 
@@ -20,6 +20,11 @@ from backbones.errors import UserError
 _RESNET = {part: f"backbone.network.{part}" for part in ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.")}
 
 _REDUCED = {"layer_reduce.": "pool.reduce.0.", "layer_reduce_bn.": "pool.reduce.1.", "fc.": "classifier."}
+# The networks of MPN-COV as a list of children: features, representation, classifier.
+_PARTS = {f"features.{i}.": f"backbone.network.{x}." for i, x in ((0, "conv1"), (1, "bn1"))}
+_PARTS |= {f"features.{i + 3}.": f"backbone.network.layer{i}." for i in (1, 2, 3, 4)}
+_REPRESENTATION = {"representation.conv_dr_block.": "pool.reduce."}
+_PRETRAINED = {"features.8.": "pool.reduce.0.", "features.9.": "pool.reduce.1."}
 _GSOP = {
     "conv_for_DR": "se.channel.reduce",
     "bn_for_DR": "se.channel.reduce_norm",
@@ -35,6 +40,9 @@ _GSOP = {
     "dilate_conv_for_concat2": "se.join_position",
     "bn_for_concat": "se.join_norm",
 }
+
+_TRANSFORMER = {"visual_tokens.tokens.": "backbone.embed.", "classifier.": "head."}
+_TRANSFORMER |= {name: f"backbone.{name}" for name in ("cls_token", "pos_embed", "blocks.", "norm.")}
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,23 @@ LAYOUTS: dict[str, Layout] = {
         (r"^layer4\.", r"\.(row_conv_group|row_conv_group_for_spatial)\."),
         {**_RESNET, "fc.": "classifier."},
         _GSOP,
+    ),
+    "sot": Layout(
+        "SoT",
+        (r"^visual_tokens\.tokens\.", r"^classifier\.representation\.wr\."),
+        _TRANSFORMER,
+        {"representation.wr": "representation.project"},
+    ),
+    "so_vit": Layout("So-ViT", (r"^visual_tokens\.tokens\.",), _TRANSFORMER, {"conv_dr_block": "reduce"}),
+    "mpncov": Layout("MPN-COV ResNet", (r"^layer4\.", r"^layer_reduce\."), {**_RESNET, **_REDUCED}),
+    "mpncov_parts_pretrained": Layout(  # the reduction of a pretrained network counts as features
+        "MPN-COV in parts, pretrained", (r"^features\.4\.0\.conv1\.", r"^features\.8\."), {**_PARTS, **_PRETRAINED}
+    ),
+    "mpncov_parts": Layout("MPN-COV in parts", (r"^features\.4\.0\.conv1\.",), {**_PARTS, **_REPRESENTATION}),
+    "mpncov_plain": Layout(  # VGG and AlexNet: torchvision's own names, then the representation
+        "MPN-COV on a plain network",
+        (r"^features\.0\.weight$", r"^classifier\."),
+        {"features.": "backbone.network.features.", **_REPRESENTATION},
     ),
     "resnet": Layout("torchvision's ResNet", (r"^layer4\.", r"^conv1\."), {**_RESNET, "fc.": "classifier."}),
     "covey": Layout("covey", (r"^backbone\.",), {}),

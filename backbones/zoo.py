@@ -30,6 +30,7 @@ from backbones.gsop import (
 )
 from backbones.resnet import resnet10, resnet18, resnet34, resnet50, resnet101
 from backbones.resnet12 import resnet12, resnet34s
+from backbones.so_vit import so_vit_7, so_vit_10, so_vit_14, so_vit_19, sot_base, sot_small, sot_tiny
 
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "conv4": conv4,
@@ -52,6 +53,13 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "gsop_net2_resnet18": gsop_net2_resnet18,
     "gsop_net2_resnet50": gsop_net2_resnet50,
     "gsop_net2_resnet101": gsop_net2_resnet101,
+    "so_vit_7": so_vit_7,
+    "so_vit_10": so_vit_10,
+    "so_vit_14": so_vit_14,
+    "so_vit_19": so_vit_19,
+    "sot_tiny": sot_tiny,
+    "sot_small": sot_small,
+    "sot_base": sot_base,
 }
 
 LIBRARIES: dict[str, Callable[..., nn.Module]] = {"timm": timm_backbone, "torchvision": torchvision_backbone}

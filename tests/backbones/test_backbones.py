@@ -12,6 +12,8 @@ SMALL = {"resnet12": {"widths": (4, 6, 8, 10)}, "resnet34s": {"widths": (4, 6, 8
 SMALL |= {"eca_mobilenet_v2": {"width_mult": 0.25, "last_channels": 32}}
 GSOP = [f"gsop_net{net}_resnet{depth}" for net in (1, 2) for depth in (18, 50, 101)]
 SMALL |= {name: {"widths": (4, 6, 8, 10), "att_dim": 8} for name in GSOP}
+SO_VITS = [f"so_vit_{depth}" for depth in (7, 10, 14, 19)] + ["sot_tiny", "sot_small", "sot_base"]
+SMALL |= {name: {"dim": 8, "depth": 2, "heads": 2, "stem_channels": 4, "input_size": 112} for name in SO_VITS}
 SMALL |= {f"eca_resnet{depth}": {"widths": (4, 6, 8, 10)} for depth in (18, 34, 50, 101, 152)}
 BOTTLENECK = ("resnet50", "resnet101")
 

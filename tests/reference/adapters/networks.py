@@ -24,7 +24,7 @@ def run_module(
     weights = case.weights()
     names = {own_key(key): key for key in weights}
     assert len(names) == len(weights), "two released names became one of ours"
-    module.to(case.dtype).train(case.mode == "train")
+    module.to(case.dtype).requires_grad_().train(case.mode == "train")
     module.load_state_dict({own: weights[key] for own, key in names.items()})
     x = case.inputs["x"].requires_grad_(case.wants_gradients)
     with torch.set_grad_enabled(case.wants_gradients):
