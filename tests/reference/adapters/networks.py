@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +16,19 @@ def run_module(
     case: Case,
     own_key: Callable[[str], str] = lambda key: key,
     forward: Callable[[Tensor], dict[str, Tensor]] | None = None,
+    keep: Collection[str] = (),
 ) -> Result:
     """Load every weight of the case, run the module on the input x, and name what can be differentiated.
 
     own_key: released name -> name in the module. forward: x -> quantities; default: the module's result as `out`.
+    keep: names in the module that no released file has, left as they are.
     """
     weights = case.weights()
     names = {own_key(key): key for key in weights}
     assert len(names) == len(weights), "two released names became one of ours"
     module.to(case.dtype).requires_grad_().train(case.mode == "train")
-    module.load_state_dict({own: weights[key] for own, key in names.items()})
+    kept = {own: module.state_dict()[own] for own in keep}
+    module.load_state_dict({**kept, **{own: weights[key] for own, key in names.items()}})
     x = case.inputs["x"].requires_grad_(case.wants_gradients)
     with torch.set_grad_enabled(case.wants_gradients):
         values = forward(x) if forward else {"out": module(x)}
