@@ -74,10 +74,11 @@ def to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict]:
+def read_checkpoint(path: str | Path, prefer: tuple[str, ...] = ()) -> tuple[dict[str, Tensor], dict]:
     """Read a weights file; returns (state dict, metadata).
 
     path: `.safetensors`, or a torch file that holds a plain state dict or one under state, state_dict, model, ... .
+    prefer: names to look under first, for instance ("state_dict_ema",) for averaged weights.
     Nothing is executed: torch files are read with ``weights_only=True``.
     Raises UserError when the file is missing, damaged, or holds anything but tensors and plain values.
     """
@@ -107,13 +108,13 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict]:
         lines = str(error).splitlines() if isinstance(error, RuntimeError | OSError | ValueError) else []
         reason = lines[0] if lines else type(error).__name__
         raise UserError(f"{path} is no readable checkpoint, perhaps half written ({reason}): copy it again") from error
-    return _find_state(content, path)
+    return _find_state(content, path, prefer)
 
 
-def _find_state(content: object, path: Path) -> tuple[dict[str, Tensor], dict]:
+def _find_state(content: object, path: Path, prefer: tuple[str, ...] = ()) -> tuple[dict[str, Tensor], dict]:
     """Unwrap a torch file's content; everything beside the state dict that is no tensor becomes metadata."""
     if isinstance(content, dict):
-        for name in _WRAPPERS:
+        for name in (*prefer, *_WRAPPERS):
             if isinstance(content.get(name), dict):
                 rest = {key: value for key, value in content.items() if isinstance(value, int | float | str)}
                 return _find_state(content[name], path)[0], rest

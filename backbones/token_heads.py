@@ -1,4 +1,4 @@
-"""Classification heads over tokens: the second-order heads of So-ViT and SoT, for them and for any other transformer."""
+"""Classification heads over tokens: those of So-ViT and SoT, for them and for any other network."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def _linear(fan_in: int, fan_out: int) -> nn.Linear:
 class SoViTHead(nn.Module):
     """Logits of the class token plus logits of the visual tokens' normalised cross-covariance (So-ViT).
 
-    dim: C. dims, centred: see `CrossCovariance`. alpha, iterations, singular_values: see `svpn`. dropout: on the vector.
+    dim: C. dims, centred: see `CrossCovariance`. alpha, iterations, singular_values: see `svpn`.
+    dropout: on the vector.
     representation: "first-order" takes the mean of the visual tokens instead.
 
     forward: tokens (B, 1 + N, C), class token first -> (B, num_classes).
@@ -87,7 +88,7 @@ class SoTHead(nn.Module):
     dim: C. heads, width, norm, dropout, centre, options: see `MultiHeadCovariance`.
     class_token: False for tokens without one: logits of the pooled vector alone.
     fusion: "sum_fc" adds the logits of both; "concat" joins class token and vector in front of one layer; "aggre_all"
-        pools all tokens, the class token too; "sum_loss" returns both logits, (vector's, class token's), for two losses.
+        pools all tokens, the class token too; "sum_loss" returns both logits, (vector's, class token's).
 
     forward: tokens (B, 1 + N, C), class token first, or (B, N, C) without -> (B, num_classes).
     """
