@@ -8,7 +8,7 @@ from matplotlib.patches import Rectangle
 
 from episodes.errors import UserError
 from episodes.figures import RIGHT, WRONG
-from episodes.prediction_sheet import Predicted, fitting, pages, plot_sheet
+from episodes.prediction_sheet import CLIPS, PICTURES, Predicted, fitting, plot_sheet
 
 
 def images(count: int, side: int = 20) -> np.ndarray:
@@ -76,7 +76,7 @@ def test_every_size_is_drawn(tmp_path, classes, shots, queries):
 def test_later_pages_need_no_supports():
     figure = plot_sheet(None, None, ["a", "b"], predicted([[0.7, 0.3]]))
     assert len(figure.axes[0].images) == 1
-    assert [pages(n) for n in (0, 1, 24, 25)] == [1, 1, 1, 2]
+    assert [PICTURES.pages(n) for n in (0, 1, 24, 25)] == [1, 1, 1, 2]
 
 
 def test_what_does_not_fit_is_refused():
