@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from video.clips import Clips
 
 Items = "Pictures | Clips"
+VIDEO_SOURCES = ("motions", "strokes")
+PICTURE_SOURCES = ("digits", "glyphs", "torchvision", "pack")
 CLIPS = 16  # that pass the network at a time: on a CPU more are no faster, and take more memory
 
 
@@ -73,6 +75,8 @@ def _pictures(config: Evaluate, say: Callable[[str], None]) -> Tested:
     data = Data(skip_broken=config.skip_broken, download=config.download)
 
     def opened(name: str) -> Pictures:
+        if name.partition(":")[0] in VIDEO_SOURCES:
+            raise UserError(f"'{name}' names videos, but the model is of pictures ({loaded.architecture.backbone})")
         return Pictures(session.open_set(name, data, size), size, backbone.mean, backbone.std)
 
     def warn(name: str, pictures: Pictures) -> None:
@@ -98,6 +102,8 @@ def _clips(config: Evaluate, say: Callable[[str], None]) -> Tested:
         config = replace(config, cache="none")
 
     def opened(name: str) -> Clips:
+        if name.partition("?")[0].partition(":")[0] in PICTURE_SOURCES and not Path(name).exists():
+            raise UserError(f"'{name}' names pictures, but the model is of videos ({plan.backbone}): name some")
         return open_test_clips(name, view, plan, loaded.encoder.backbone, config.skip_broken)
 
     def warn(name: str, clips: Clips) -> None:

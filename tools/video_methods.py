@@ -24,7 +24,7 @@ POOLS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def _tamt(k_shot: int, similarity: str | None = None) -> nn.Module:
+def tamt_head(k_shot: int, similarity: str | None = None) -> nn.Module:
     """TAMT's rule: the inner product at one shot, minus the squared distance otherwise (released code).
 
     similarity: "squared" is the distance at every shot (paper), "inner" the product, "auto" goes by each episode.
@@ -45,7 +45,7 @@ def find_video_method(name: str) -> Method:
     """Look a method up; raises UserError with the nearest name, and for methods that adapt the whole network."""
     if name in VIDEO_METHODS:
         own = VIDEO_METHODS[name]
-        head = _tamt if own.head is None else _plain(own.head)
+        head = tamt_head if own.head is None else _plain(own.head)
         return Method(own.title, own.pool, head, True, head, sized=own.sized)
     if name not in METHODS:
         raise UserError(f"method '{name}' is unknown{nearest(name, list_video_methods())}")

@@ -84,7 +84,8 @@ def open_test_clips(
     )
     if kind == "reference":
         cut = view_of(kind, plan.size, backbone, dataset.flip)
-    return Clips(dataset, cut, FrameSampling(plan.sampling, plan.frames, plan.step))
+    sampling = FrameSampling(plan.sampling, plan.frames, plan.step)
+    return Clips(dataset, cut, sampling, view.limit_s, readers=max(1, view.workers))
 
 
 def warn_seen(known: Sequence[str], new: Sequence[str], what: str) -> None:

@@ -25,10 +25,10 @@ NETWORK = {"dim": 24, "depth": 3, "heads": 3, "patch_size": 8, "input_size": 16}
 SIZE, FRAMES = 16, 8
 
 
-def films(root: Path, classes: int = 6, items: int = 8, seed: int = 0, first: int = 0) -> str:
+def films(root: Path, classes: int = 6, items: int = 8, seed: int = 0, first: int = 0, noise: float = 20.0) -> str:
     """Write a folder of class folders with films; every class has a pattern of its own. Returns what opens it."""
     generator = np.random.default_rng(seed)
-    for number, images in enumerate(tiny.class_images(classes, items, size=32, seed=seed, noise=20.0), start=first):
+    for number, images in enumerate(tiny.class_images(classes, items, size=32, seed=seed, noise=noise), start=first):
         for i, image in enumerate(images):
             shifts = generator.integers(0, 3, 12).cumsum()
             frames = np.stack([np.roll(image, shift, axis=1) for shift in shifts])
