@@ -12,6 +12,7 @@ from tools.compare import check
 from tools.config import Benchmark, Compare, Evaluate, MetaTrain, Pretrain, SelfDistill
 from tools.grid.check import check as check_grid
 from tools.grid.plan import plan_jobs
+from tools.video_config import VideoPretrain
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
@@ -23,6 +24,7 @@ TOOLS = {
     "meta_train": MetaTrain,
     "pretrain": Pretrain,
     "self_distill": SelfDistill,
+    "video_pretrain": VideoPretrain,
 }
 
 
@@ -46,7 +48,7 @@ def test_a_recipe_opens_with_what_it_is_and_has_no_unknown_option(path: Path):
     assert "Paper:" in text and "Expected:" in text
     config = read(path)
     assert config.run == f"runs/{path.relative_to(ROOT / 'recipes').with_suffix('').as_posix()}"
-    start = getattr(config, "checkpoint", None)
+    start = getattr(config, "checkpoint", None) or getattr(config, "weights", None)
     if start:  # what a stage starts from is what another recipe leaves behind
         folder = re.sub(r"/born\d+$", "", Path(start).parent.as_posix())
         assert (ROOT / "recipes" / Path(folder).relative_to("runs")).with_suffix(".yaml").is_file()
@@ -106,7 +108,8 @@ def test_a_comparison_fits_the_data_that_it_names(path: Path, monkeypatch: pytes
     assert len(check(config)) == len(config.test)  # opens every data set and builds every sampler
 
 
-GRIDS = sorted((ROOT / "recipes" / "benchmark").glob("*.yaml"))
+# Those of videos are looked at in test_benchmark_video.py.
+GRIDS = sorted(set((ROOT / "recipes" / "benchmark").glob("*.yaml")) - set((ROOT / "recipes/benchmark").glob("video_*")))
 
 
 def local(config: Benchmark) -> bool:
@@ -156,3 +159,27 @@ def test_across_domains_the_grid_has_the_settings_of_the_single_recipes():
         assert (job.options["model"]["dropout"], job.options["model"]["reduce_dim"]) == (
             one.model.dropout, one.model.reduce_dim
         )  # fmt: skip
+
+
+# stage of the Kinetics source: epochs, videos a step, clips of each, rates, warm-up, beta2, layer decay (TAMT spec 11)
+SOURCE = {
+    "ssl": (400, 1024, 1, 1.5e-4, 1e-5, 40, 0.95, 1.0),
+    "supervised": (140, 384, 2, 5e-4, 1e-6, 5, 0.999, 0.75),
+}
+
+
+@pytest.mark.parametrize("stage", SOURCE)
+def test_source_training_is_as_published(stage: str):
+    config = read(ROOT / "recipes" / "video" / f"kinetics400_{stage}.yaml")
+    optim, data = config.optim, config.data
+    rates = (optim.lr, optim.final_lr, optim.warmup_epochs, optim.beta2, optim.layer_decay)
+    assert (optim.epochs, optim.batch_size, optim.repeats, *rates) == SOURCE[stage]
+    assert (config.stage, config.backbone, data.size, data.sampling, data.step) == (
+        stage, "video_vit_small", 112, "window", 4,
+    )  # fmt: skip
+    if stage == "ssl":
+        assert (config.mask_ratio, data.augment) == (0.9, "multiscale")
+        assert config.decoder == {"decoder_dim": 192, "decoder_depth": 4, "decoder_heads": 3}
+    else:
+        mixing = (config.mixup, config.cutmix, config.label_smoothing, config.drop_path)
+        assert (mixing, data.augment) == ((0.8, 1.0, 0.1, 0.1), "randaug")
