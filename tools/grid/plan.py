@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import typing
 from collections.abc import Iterator, Mapping
@@ -97,8 +98,7 @@ def typed(group: type, options: Any, where: str) -> Any:
     for key in options:
         if key not in group.__dataclass_fields__:
             raise UserError(f"{where} has the option '{key}'{nearest(str(key), group.__dataclass_fields__)}")
-    parser, values = ArgumentParser(exit_on_error=False), {}
-    parser.add_class_arguments(group, as_group=False)
+    parser, values = _parser(group), {}
     for key, value in options.items():
         try:
             values[key] = parser.parse_object({key: value})[key]  # 1e-3 is text in YAML, and a number for the parser
@@ -106,6 +106,14 @@ def typed(group: type, options: Any, where: str) -> Any:
             kind = typing.get_type_hints(group)[key]
             raise UserError(f"{where}.{key} must be {describe(kind)}, not {value}") from error
     return group(**values)
+
+
+@functools.cache
+def _parser(group: type) -> ArgumentParser:
+    """Return what checks the options of a dataclass; building one takes longer than using it."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(group, as_group=False)
+    return parser
 
 
 def kinds_of(config: Benchmark) -> dict[str, Kind]:

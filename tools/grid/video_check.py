@@ -24,6 +24,7 @@ from tools.video_groups import VideoGrid, VideoModel
 from tools.video_methods import create_video_head
 from tools.video_models import design_video, read_video_model
 from tools.video_session import open_clip_set, warn_seen
+from video.clips_views import ClipView
 
 # Options of a benchmark of pictures alone -> where videos have theirs.
 PICTURES = {
@@ -98,7 +99,12 @@ def _check_methods(config: Benchmark) -> None:
         options = tune_options(config, "", Target(""), name, tuned_part(name), config.k_shot[0], 0)
         model = VideoModel(method, grid.backbone, dict(grid.backbone_options), options.model.options)
         with within(f"methods, {name}"):
-            _, encoder = design_video(model, grid.size, grid.frames)
+            plan, encoder = design_video(model, grid.size, grid.frames)
+            least = ClipView(plan.size).short
+            if grid.store is not None and grid.store < least:
+                raise UserError(
+                    f"video.store is {grid.store}, below the {least} pixels that clips are cut from: raise it"
+                )
             for k in config.k_shot:
                 create_video_head(method, k, encoder.out_dim, **head)
 
