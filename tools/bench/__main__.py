@@ -12,6 +12,7 @@ from dataclasses import replace
 # Name -> module, and what it compares. A new case is one file with `cases(device)` that yields `Case`s, and one line.
 CASES = {
     "bdc": ("tools.bench.bdc", "BDC layer, forward and backward, against plain matrix products"),
+    "isqrt": ("tools.bench.isqrt", "Newton-Schulz root, forward and backward, against the published form"),
     "sampler": ("tools.bench.sampler", "choosing the items of episodes, against learn2learn"),
     "prototypes": ("tools.bench.prototypes", "testing a prototype head on stored features, against the plain loop"),
     "logistic": ("tools.bench.logistic", "testing a logistic-regression head on stored features, against scikit-learn"),

@@ -129,7 +129,8 @@ def pooled_network(case: Case) -> tuple[ImageClassifier, str]:
         with_classifier(network, plain_classifier(arch, network.pool.out_dim, classes))
     if kind == "CBP":
         set_hashes(network.pool, case)
-    return network, "mpncov" if args["layout"] == "standalone" else "mpncov_plain" if plain else "mpncov_parts"
+    named = plain or arch.startswith("densenet")  # these keep torchvision's names
+    return network, "mpncov" if args["layout"] == "standalone" else "mpncov_plain" if named else "mpncov_parts"
 
 
 def plain_classifier(arch: str, features: int, classes: int) -> nn.Sequential:
