@@ -85,6 +85,7 @@ class FewShotClassifier:
         of uneven classes are their mean, rounded down.
     size, mean, std: of the pictures that the encoder wants; they are prepared as in the evaluation.
     device: where both compute. batch_size: pictures at a time. workers: processes that read pictures ahead.
+    prepare: data set -> its items as the encoder wants them (an object with `load`), where they are no pictures.
 
     Probabilities are the softmax of the head's logits: for logistic regression the fitted model's own, for prototype
     heads those of the published training loss. They rank and compare, but nobody has calibrated them for new classes.
@@ -100,8 +101,10 @@ class FewShotClassifier:
         device: torch.device | str = "cpu",
         batch_size: int = 64,
         workers: int = 0,
+        prepare: Callable[[Any], Any] | None = None,
     ) -> None:
         self.encoder, self.head = encoder, head
+        self.prepare = prepare or (lambda dataset: Pictures(dataset, size, mean, std))
         self.size, self.mean, self.std = size, tuple(mean), tuple(std)
         self.device, self.batch_size, self.workers = torch.device(device), batch_size, workers
         self.class_names: list[str] = []
@@ -177,7 +180,7 @@ class FewShotClassifier:
     @torch.no_grad()
     def _parts(self, dataset: Any, label: str, show: bool) -> Iterator[Tensor]:
         """Yield the features of a data set batch by batch; raises UserError where they are not finite."""
-        pictures = Pictures(dataset, self.size, self.mean, self.std)
+        pictures = self.prepare(dataset)
         with Progress(len(dataset), label, on=show) as bar:
             for first, images in numbered_loader(_Batches(pictures, self.batch_size), self.workers):
                 features = self.encoder(images.to(self.device))

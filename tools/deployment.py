@@ -6,27 +6,29 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tools.groups import Machine, Model
+from tools.video_groups import View
 
 
 @dataclass
 class Predict:
-    """Tell which class each picture is of, from a few labelled pictures of every class.
+    """Tell which class each picture or video is of, from a few labelled ones of every class.
 
     Args:
         run: folder of the results.
-        support: folder with a sub-folder of pictures for each class.
-        query: folders of pictures, in depth, and single files.
+        support: folder with a sub-folder of pictures for each class; for a model of videos, of videos.
+        query: folders of pictures (or videos), in depth, and single files.
         checkpoint: weights to use; null takes the backbone named in model (timm:NAME with its own weights, say).
         method: episode head; null takes the method of the checkpoint, and good_embed for a library network.
         unknown_below: pictures whose best probability is below this are called unknown; null names a class for each.
         size: side of the pictures in pixels; null takes the checkpoint's.
-        batch_size: pictures at a time.
-        workers: processes that read pictures ahead.
-        sheets: pages of the picture sheet to draw, 24 queries each; 0 draws none.
-        skip_broken: leave out pictures that cannot be read, with their names in the results.
+        batch_size: pictures at a time; of clips 16 at most.
+        workers: processes that read ahead.
+        sheets: pages of the picture sheet to draw, 24 queries each (14 videos); 0 draws none.
+        skip_broken: leave out files that cannot be read, with their names in the results.
         overwrite: replace results in the folder.
         seed: of random weights, where a network has no others.
         model: for checkpoints without a card, and the arguments of the head
+        video: how clips are cut, for models of videos
         machine: the machine
     """
 
@@ -44,6 +46,7 @@ class Predict:
     overwrite: bool = False
     seed: int = 1
     model: Model = field(default_factory=Model)
+    video: View = field(default_factory=View)
     machine: Machine = field(default_factory=Machine)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,11 @@ from episodes.check import drop_broken, refuse_broken
 from episodes.dataset import FileSet
 from episodes.run import write_json, write_text
 
+if TYPE_CHECKING:
+    from episodes.loaders import Pictures
+    from video.clips import Clips
+
+    Items = Pictures | Clips
 UNKNOWN = "unknown"
 MOST_ROWS = 30  # of the terminal table; more pictures are summed up
 
@@ -27,7 +33,7 @@ class Predictions:
     """Answers for N files over K classes.
 
     probabilities: (N, K). truth: (N,) labels, -1 where a file's folder says nothing.
-    unknown_below: best probability under which a file is of no class.
+    unknown_below: best probability under which a file is of no class. what: the files are, pictures or videos.
     """
 
     files: list[str]
@@ -35,6 +41,7 @@ class Predictions:
     probabilities: np.ndarray
     truth: np.ndarray
     unknown_below: float | None = None
+    what: str = "pictures"
 
     @cached_property
     def short_files(self) -> list[str]:
@@ -71,7 +78,7 @@ class Predictions:
         counted = {name: answers.count(name) for name in self.class_names}
         if self.unknown_below is not None:
             counted[UNKNOWN] = answers.count(UNKNOWN)
-        result: dict[str, object] = {"pictures": len(self.files), "answers": counted}
+        result: dict[str, object] = {self.what: len(self.files), "answers": counted}
         labelled = self.truth >= 0
         if labelled.any():
             right = (self.order[:, 0] == self.truth) & self.known & labelled
@@ -128,12 +135,12 @@ def readable(dataset: FileSet | None, skip_broken: bool) -> tuple[FileSet | None
     return kept, sorted(set(dataset.names) - set(kept.names))
 
 
-def warn_shared_files(support: Sequence[str], queries: Sequence[str]) -> None:
+def warn_shared_files(support: Sequence[str], queries: Sequence[str], what: str = "pictures") -> None:
     """Warn when a file is support and query: what is said of it is no test."""
     known = {Path(name).resolve() for name in support}
     shared = [name for name in queries if Path(name).resolve() in known]
     if shared:
-        warnings.warn(f"{len(shared)} of the pictures are supports themselves, such as '{shared[0]}'", stacklevel=2)
+        warnings.warn(f"{len(shared)} of the {what} are supports themselves, such as '{shared[0]}'", stacklevel=2)
 
 
 def truth_of(files: Sequence[str], places: Sequence[str], class_names: Sequence[str]) -> np.ndarray:
@@ -165,31 +172,30 @@ def write(folder: Path, result: Predictions, facts: dict) -> None:
     write_json(folder / "predictions.json", {**facts, "classes": result.class_names, "predictions": entries})
 
 
-def draw(
-    folder: Path, result: Predictions, support: FileSet, queries: FileSet, size: int, title: str, most: int
-) -> None:
-    """Draw the picture sheets, `most` at most, and the confusion of labelled pictures."""
-    from episodes.loaders import Pictures
+def draw(folder: Path, result: Predictions, support: Items, queries: Items, title: str, most: int) -> None:
+    """Draw the picture sheets, `most` at most, and the confusion of labelled files.
+
+    support, queries: `Pictures`, or `Clips`, at the size at which they are drawn.
+    """
     from episodes.plots import plot_confusion
-    from episodes.prediction_sheet import COLUMNS, ROWS, SHOWN, Predicted, pages, plot_sheet
+    from episodes.prediction_sheet import CLIPS, PICTURES, Predicted, plot_sheet
     from tools.picturing import plain_pixels
 
     for old in folder.glob("sheet_*.png"):
         old.unlink()
-    names, count = result.class_names, min(most, pages(len(result.files)))
-    labels = np.asarray(support.labels)
+    layout = PICTURES if result.what == "pictures" else CLIPS
+    names, pages = result.class_names, layout.pages(len(result.files))
+    count, labels = min(most, pages), np.asarray(support.dataset.labels)
     if (result.truth >= 0).any():
         plot_confusion(result.confusion(), names, folder / "confusion.png")
     if not count:
         return
-    shown = np.concatenate([np.flatnonzero(labels == k)[:SHOWN] for k in range(len(names))])
-    side = max(size, 112)  # the part of a picture that the network sees, sharp enough to look at
-    known, asked = (Pictures(part, side, (0.0,) * 3, (1.0,) * 3) for part in (support, queries))
-    pixels = plain_pixels(known, shown)
+    shown = np.concatenate([np.flatnonzero(labels == k)[: layout.shown] for k in range(len(names))])
+    pixels = plain_pixels(support, shown)
     for page in range(count):
-        part = slice(page * COLUMNS * ROWS, min((page + 1) * COLUMNS * ROWS, len(result.files)))
+        part = slice(page * layout.on_page, min((page + 1) * layout.on_page, len(result.files)))
         here = Predicted(
-            plain_pixels(asked, np.arange(part.start, part.stop)),
+            plain_pixels(queries, np.arange(part.start, part.stop)),
             result.short_files[part],
             result.probabilities[part],
             result.known[part],
@@ -202,15 +208,17 @@ def draw(
             names,
             here,
             folder / f"sheet_{page + 1:02d}.png",
-            f"{title}  ·  pictures {part.start + 1} to {part.stop} of {len(result.files)}",
+            f"{title}  ·  {result.what} {part.start + 1} to {part.stop} of {len(result.files)}",
             np.bincount(labels, minlength=len(names)),
         )
-    if count < pages(len(result.files)):
-        print(f"the first {count * COLUMNS * ROWS} of {len(result.files)} pictures are drawn (--sheets draws more)")
+    if count < pages:
+        print(
+            f"the first {count * layout.on_page} of {len(result.files)} {result.what} are drawn (--sheets draws more)"
+        )
 
 
 def show(result: Predictions, metrics: dict) -> None:
-    """Print every picture's class, or for many pictures how many are of each class; then the accuracy."""
+    """Print the class of every file, or of many files how many are of each class; then the accuracy."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -218,7 +226,12 @@ def show(result: Predictions, metrics: dict) -> None:
 
     table = Table(box=box.SIMPLE_HEAD)
     if len(result.files) <= MOST_ROWS:
-        for column, side in (("picture", "left"), ("class", "left"), ("probability", "right"), ("runner-up", "left")):
+        for column, side in (
+            (result.what[:-1], "left"),
+            ("class", "left"),
+            ("probability", "right"),
+            ("runner-up", "left"),
+        ):
             table.add_column(column, justify=side)
         for file, row in zip(result.short_files, result.rows(), strict=True):
             second = f"{row['runner_up']} ({100 * row['runner_up_probability']:.1f} %)"
@@ -226,7 +239,7 @@ def show(result: Predictions, metrics: dict) -> None:
             answer = Text(str(row["class"]), style="red" if wrong else "bold")
             table.add_row(Text(file), answer, f"{100 * row['probability']:.1f} %", Text(second))
     else:
-        for column, side in (("class", "left"), ("pictures", "right"), ("mean probability", "right")):
+        for column, side in (("class", "left"), (result.what, "right"), ("mean probability", "right")):
             table.add_column(column, justify=side)
         answers, best = np.array(result.answers), result.best
         for name, count in metrics["answers"].items():
@@ -235,7 +248,7 @@ def show(result: Predictions, metrics: dict) -> None:
     Console().print(table)
     if "accuracy" in metrics:
         print(
-            f"{100 * metrics['accuracy']:.2f} % right of {metrics['labelled']:,} pictures in folders named like the "
-            f"classes (95 % interval {100 * metrics['accuracy_low']:.2f} to {100 * metrics['accuracy_high']:.2f} %)"
+            f"{100 * metrics['accuracy']:.2f} % right of {metrics['labelled']:,} {result.what} in folders named like "
+            f"the classes (95 % interval {100 * metrics['accuracy_low']:.2f} to {100 * metrics['accuracy_high']:.2f} %)"
             + ("; those called unknown count as wrong" if result.unknown_below is not None else "")
         )

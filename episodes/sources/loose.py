@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ def find_pictures(places: Sequence[str | Path]) -> list[Path]:
     others: list[Path] = []
     for place in map(Path, places):
         if place.is_dir():
-            files = list(_files(place))
+            files = list(files_below(place))
             pictures = [file for file in files if is_picture(file)]
             if not pictures:
                 raise UserError(f"'{place}' holds no picture, nor do its sub-folders: give another folder, or files")
@@ -49,13 +49,13 @@ def find_pictures(places: Sequence[str | Path]) -> list[Path]:
     return list(found)
 
 
-def _files(folder: Path):
+def files_below(folder: Path) -> Iterator[Path]:
     """Yield the files below a folder in sorted order; a link to a folder is not followed, so that none is a circle."""
     for path in visible(folder):
         if not path.is_dir():
             yield path
         elif not os.path.islink(path):
-            yield from _files(path)
+            yield from files_below(path)
 
 
 def loose_set(paths: Sequence[str | Path]) -> FileSet:
