@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from backbones.checkpoint import LoadReport, load_state, read_checkpoint
 from backbones.eca import MOBILENET_STAGES
 from backbones.errors import UserError
+from backbones.triangle_hint import check_steps, settle_order
 
 _RESNET = {part: f"backbone.network.{part}" for part in ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.")}
 
@@ -52,12 +53,16 @@ class Layout:
     title: for messages.
     marks: patterns that all stand in the names of such a file.
     starts: beginning of a released name -> ours; inside: further parts of it, between dots, each once at most.
+    order, iterations: of the triangles that its classifier was trained on, and of Newton-Schulz steps; None: files of
+        this layout have either.
     """
 
     title: str
     marks: tuple[str, ...]
     starts: Mapping[str, str]
     inside: Mapping[str, str] = field(default_factory=dict)
+    order: str | None = None
+    iterations: int | None = None
 
     def own_key(self, key: str) -> str:
         """Return our name of a released tensor; a name that is none of this layout's passes unchanged."""
@@ -98,6 +103,8 @@ LAYOUTS: dict[str, Layout] = {
         (r"^layer4\.", r"^layer_reduce\.", r"\.(row_conv_group|row_conv_group_for_spatial)\."),
         {**_RESNET, **_REDUCED},
         _GSOP,
+        order="column",
+        iterations=3,
     ),
     "gsop_net1": Layout(
         "GSoP-Net1",
@@ -164,28 +171,39 @@ def load_released(
     model: nn.Module,
     path: str | Path,
     *,
+    order: str | None = None,
+    iterations: int | None = None,
+    averaged: bool = False,
     drop: tuple[str, ...] = (),
     allow_missing: tuple[str, ...] = (),
     say: Callable[[str], None] = print,
 ) -> LoadReport:
     """Load a checkpoint of a published network and say which layout it has and what matched.
 
-    model: an `ImageClassifier`, or a bare backbone of it (the classifier is then not wanted).
+    model: an `ImageClassifier` or `TokenClassifier`, or a bare backbone of it (the classifier is then not wanted).
+    order: of the triangles that the file's classifier was trained on, "row" or "column": its weights are rearranged
+        where the model has the other order. iterations: Newton-Schulz steps that the file was trained with.
+        None: what its layout, and the look of its weights, tell.
+    averaged: take the moving average of the weights that So-ViT's files hold beside them (`state_dict_ema`).
     drop, allow_missing: prefixes of our names to leave out of the file, and that the file may lack.
     Raises UserError, naming the keys and the option to change where the file shows it, unless every tensor of the model
-    is in the file with the right shape, and the file has no more for a part of the model. Nothing is loaded then.
+    is in the file with the right shape, and the file has no more for a part of the model; or when the classifier was
+    trained on another order of triangles or another number of steps than the model has. Nothing is loaded then.
     """
-    state, _ = read_checkpoint(path)
+    state, _ = read_checkpoint(path, ("state_dict_ema",) if averaged else ())
     try:
         name, state = from_released(state)
+        layout = LAYOUTS[name]
+        check_steps(model, state, drop, iterations or layout.iterations)
+        state, notes = settle_order(model, state, drop, order, layout.order)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     try:
         report = load_state(model, state, path, drop=drop, allow_missing=allow_missing)
     except UserError as error:
         hints = [hint for find in HINTS if (hint := find(model, state))]
-        raise UserError(" ".join([f"{error} Its layout: {LAYOUTS[name].title}.", *hints])) from error
-    say(f"{report}; layout: {LAYOUTS[name].title}")
+        raise UserError(" ".join([f"{error} Its layout: {layout.title}.", *hints])) from error
+    say("; ".join([f"{report}; layout: {layout.title}", *notes]))
     return report
 
 

@@ -7,7 +7,10 @@ import torch
 
 from backbones import UserError, create_backbone
 from backbones.classifier import ImageClassifier
+from backbones.networks import create_network
 from backbones.released import LAYOUTS, detect_layout, from_released, load_released, to_released
+from backbones.triangle_hint import diagonal_places, triangle_order_hint
+from moments import covariance, isqrt_pool, newton_schulz_root, reorder_triangle, upper_triangle
 
 WIDTHS = (2, 3, 4, 5)
 
@@ -20,7 +23,26 @@ def mobilenet(**options):
     return ImageClassifier(create_backbone("eca_mobilenet_v2", width_mult=0.25, **options), num_classes=3)
 
 
-BUILDERS = {"eca_resnet": eca_resnet, "eca_mobilenet_v2": mobilenet}
+def gsop(net=1, attention="fusion_max", **pooling):
+    backbone = create_backbone(f"gsop_net{net}_resnet18", widths=WIDTHS, att_dim=4, attention=attention)
+    pool = isqrt_pool(5, **{"iterations": 3, "order": "column", "reduction": 4, **pooling}) if net == 2 else None
+    return ImageClassifier(backbone, pool, num_classes=3)
+
+
+def transformer(name="so_vit_7", **options):
+    sizes = {"dim": 8, "depth": 1, "heads": 2, "stem_channels": 4, "input_size": 112}
+    head = {"dims": (6, 4)} if name.startswith("so_vit") else {"heads": 2, "width": 3, "dropout": 0.0}
+    return create_network(name, 3, head={**head, **options}, **sizes)
+
+
+BUILDERS = {
+    "eca_resnet": eca_resnet,
+    "eca_mobilenet_v2": mobilenet,
+    "gsop_net1": gsop,
+    "gsop_net2": lambda: gsop(2),
+    "so_vit": transformer,
+    "sot": lambda: transformer("sot_tiny"),
+}
 
 
 def published(model, layout, path, prefix="module."):
@@ -36,7 +58,7 @@ def test_published_files_load_and_give_the_same_logits(layout, tmp_path):
     source, model, lines = BUILDERS[layout]().eval(), BUILDERS[layout]().eval(), []
     report = load_released(model, published(source, layout, tmp_path / "best.pth.tar"), say=lines.append)
     assert not report.missing and not report.unused and LAYOUTS[layout].title in lines[0]
-    x = torch.randn(2, 3, 32, 32)
+    x = torch.randn(2, 3, 112, 112)
     torch.testing.assert_close(model(x), source(x), rtol=0, atol=0)
 
 
@@ -77,9 +99,7 @@ def test_other_filter_lengths_are_named_with_the_option(tmp_path):
 def test_other_lengths_of_mobilenet_are_named_by_stage(tmp_path):
     older = (1, 1, 1, 1, 1, 3, 3)  # a single rule changed in July 2020
     path = published(mobilenet(k_size=older), "eca_mobilenet_v2", tmp_path / "k13.pth")
-    with pytest.raises(
-        UserError, match=r"model's \(1, 1, 1, 1, 3, 3, 3\): build it with k_size=\(1, 1, 1, 1, 1, "
-    ):
+    with pytest.raises(UserError, match=r"model's \(1, 1, 1, 1, 3, 3, 3\): build it with k_size=\(1, 1, 1, 1, 1, "):
         load_released(mobilenet(), path)
 
 
@@ -106,3 +126,92 @@ def test_further_blocks_and_foreign_files_are_refused(tmp_path):
 def test_every_layout_is_told_from_the_others():
     for name, build in BUILDERS.items():
         assert detect_layout(to_released(build().state_dict(), name)) == name
+
+
+def test_released_names_of_gsop_and_so_vit():
+    names = set(to_released(gsop(2, "position").state_dict(), "gsop_net2"))
+    assert {"layer3.1.row_bn_for_spatial.weight", "layer_reduce.weight", "layer_reduce_bn.bias", "fc.bias"} <= names
+    assert not any("row_conv_group." in name or name.startswith("layer4.1.row") for name in names)
+    names = set(to_released(transformer().state_dict(), "so_vit"))
+    assert {"cls_token", "pos_embed", "visual_tokens.tokens.stage.2.bn3.weight", "norm.bias"} <= names
+    assert {"classifier.representation.conv_dr_block.1.0.weight", "classifier.normalization.weight"} <= names
+    names = set(to_released(transformer("sot_tiny").state_dict(), "sot"))
+    assert {"classifier.representation.wr.weight", "classifier.representation.norm.weight"} <= names
+
+
+def test_averaged_weights_of_a_transformers_file(tmp_path):
+    last, average, model = transformer(), transformer(), transformer()
+    states = [to_released(m.state_dict(), "so_vit") for m in (last, average)]
+    torch.save({"state_dict": states[0], "state_dict_ema": states[1], "epoch": 3}, tmp_path / "model_best.pth.tar")
+    load_released(model, tmp_path / "model_best.pth.tar", averaged=True, say=lambda line: None)
+    torch.testing.assert_close(model.state_dict(), average.state_dict())
+    load_released(model, tmp_path / "model_best.pth.tar", say=lambda line: None)
+    torch.testing.assert_close(model.state_dict(), last.state_dict())
+
+
+def test_the_other_order_of_triangles_is_refused_or_rearranged(tmp_path):
+    torch.manual_seed(0)
+    source, model, lines = gsop(2).eval(), gsop(2, order="row").eval(), []
+    path = published(source, "gsop_net2", tmp_path / "net2.pth")
+    with pytest.raises(UserError, match=r"in column order and the model has row order.*order='column'"):
+        load_released(model, path)
+    load_released(model, path, order="column", say=lines.append)
+    x = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(model(x), source(x))
+    assert "rearranged from column to row" in lines[0]
+    load_released(gsop(2), path, order="column", say=lines.append)  # the model's own: nothing to do
+    assert "rearranged" not in lines[1]
+    load_released(model, path, order="row", say=lines.append)  # the caller knows better than the layout
+    torch.testing.assert_close(model.classifier.weight, source.classifier.weight)
+    with pytest.raises(UserError, match="order 'rows' is unknown"):
+        load_released(model, path, order="rows")
+    load_released(gsop(2, order="row").backbone, path, say=lines.append)  # no classifier, nothing to compare
+
+
+def test_another_number_of_steps_is_refused(tmp_path):
+    path = published(gsop(2), "gsop_net2", tmp_path / "net2.pth")
+    with pytest.raises(UserError, match=r"3 Newton-Schulz steps and the model takes 5.*iterations=3"):
+        load_released(gsop(2, iterations=5), path)
+    load_released(gsop(2, iterations=5), path, iterations=5, say=lambda line: None)
+    load_released(gsop(2, iterations=5), path, drop=("classifier.",), allow_missing=("classifier.",), say=print)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Weights of a linear layer trained on roots of covariances, row by row."""
+    torch.manual_seed(0)
+    labels = torch.arange(400) % 10
+    mixing = (0.5 * torch.randn(10, 16, 16) / 4)[labels] + torch.eye(16)
+    maps = (mixing @ torch.randn(400, 16, 49)).relu()
+    inputs, layer = upper_triangle(newton_schulz_root(covariance(maps), 3)), torch.nn.Linear(136, 10)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.5, momentum=0.9)
+    for _ in range(60):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(layer(inputs), labels).backward()
+        optimizer.step()
+    return layer.weight.detach()
+
+
+def test_trained_weights_show_their_order(trained):
+    assert triangle_order_hint(trained) == "row"
+    assert triangle_order_hint(reorder_triangle(trained, "row", "column")) == "column"
+    assert triangle_order_hint(torch.randn(10, 136)) is None
+    assert triangle_order_hint(torch.randn(10, 137)) is None  # no triangle at all
+
+
+def test_weights_speak_before_the_layout(trained, tmp_path):
+    source, model = gsop(2, reduction=16), gsop(2, reduction=16, order="row")
+    source.classifier = torch.nn.Linear(136, 10)
+    source.classifier.weight.data.copy_(trained)
+    path = published(source, "gsop_net2", tmp_path / "net2.pth")
+    with pytest.raises(UserError, match=r"triangles in row order and the model has column order"):
+        load_released(ImageClassifier(source.backbone, source.pool, 10), path)
+    model.classifier = torch.nn.Linear(136, 10)
+    load_released(model, path, say=lambda line: None)
+    torch.testing.assert_close(model.classifier.weight, source.classifier.weight)
+
+
+@pytest.mark.parametrize("order", ["row", "column"])
+def test_places_of_the_diagonal(order):
+    matrix = torch.full((1, 5, 5), -1.0) + torch.diag(torch.arange(5) + 1.0)
+    assert upper_triangle(matrix, order)[0, diagonal_places(5, order)].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]

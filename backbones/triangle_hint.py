@@ -1,0 +1,98 @@
+"""What the shapes of a covariance network's weights do not tell: the order of its triangles and its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from backbones.errors import UserError
+from moments import reorder_triangle
+from moments.triangle import ORDERS, triangle_side
+
+WEIGHT = "classifier.weight"
+
+# Standard errors: as far as the diagonal's weights stand out by chance once in some thousand files, and twice as far
+# as those of the other order.
+CLEAR = 4.0
+
+
+def diagonal_places(d: int, order: str) -> Tensor:
+    """Return where the d diagonal entries stand in the triangle of a (d, d) matrix, "row" or "column" first."""
+    n = torch.arange(d)
+    return n * (n + 3) // 2 if order == "column" else n * d - n * (n - 1) // 2
+
+
+def triangle_order_hint(weight: Tensor) -> str | None:
+    """Guess the order of the triangles, "row" or "column", that a linear layer's inputs are; None: it does not show.
+
+    weight: (K, d(d+1)/2). Variances are unlike covariances, being positive and large, so training gives their weights
+    another size. The order whose diagonal stands out clearly, and clearer than the other's, is the one.
+    """
+    try:
+        d = triangle_side(weight.shape[1])
+    except ValueError:
+        return None
+    if d < 4:
+        return None
+    size = weight.double().square().sum(0).add(1e-30).log()
+    scores = {}
+    for order in ("row", "column"):
+        places = diagonal_places(d, order)[1:-1]  # the first and the last entry are the same in both
+        rest = torch.ones(len(size), dtype=torch.bool)
+        rest[places] = False
+        error = size[rest].std() / len(places) ** 0.5
+        scores[order] = float((size[places].mean() - size[rest].mean()).abs() / error.clamp_min(1e-12))
+    best = max(scores, key=scores.__getitem__)
+    other = scores["column" if best == "row" else "row"]
+    return best if scores[best] > CLEAR and scores[best] > 2 * other else None
+
+
+def _loads_classifier(model: nn.Module, state: Mapping[str, Tensor], drop: tuple[str, ...]) -> bool:
+    own = dict(model.named_parameters())
+    dropped = bool(drop) and WEIGHT.startswith(drop)
+    return not dropped and WEIGHT in own and WEIGHT in state and own[WEIGHT].shape == state[WEIGHT].shape
+
+
+def settle_order(
+    model: nn.Module, state: Mapping[str, Tensor], drop: tuple[str, ...], order: str | None, published: str | None
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Bring the classifier of a file to the triangle order of a model; returns (state, notes for the report).
+
+    model: `ImageClassifier`; models whose pool has no triangles, and files whose classifier is dropped, pass unchanged.
+    order: of the file, where the caller knows it. published: of the file's layout.
+    Raises UserError for an unknown order, and where nothing was said and the file shows another order than the model's.
+    """
+    if order not in (None, *ORDERS):
+        raise UserError(f"order '{order}' is unknown: use one of {', '.join(ORDERS)}")
+    pool = getattr(model, "pool", None)
+    mine = getattr(pool, "order", None) if getattr(pool, "vectorize", False) else None
+    if mine is None or not _loads_classifier(model, state, drop):
+        return dict(state), []
+    if order and order != mine:
+        groups = getattr(pool, "groups", 1)
+        parts = state[WEIGHT].unflatten(1, (groups, -1))
+        changed = {**state, WEIGHT: reorder_triangle(parts, order, mine).flatten(1)}
+        return changed, [f"classifier rearranged from {order} to {mine} order"]
+    found = None if order else triangle_order_hint(state[WEIGHT]) or published
+    if found and found != mine:
+        raise UserError(
+            f"its classifier was trained on triangles in {found} order and the model has {mine} order: build the pool "
+            f"with order='{found}', or load with order='{found}' to rearrange the weights (order='{mine}' if that "
+            "is known to be the file's)"
+        )
+    return dict(state), []
+
+
+def check_steps(model: nn.Module, state: Mapping[str, Tensor], drop: tuple[str, ...], steps: int | None) -> None:
+    """Raise UserError when a file was trained with another number of Newton-Schulz steps than the model takes.
+
+    steps: of the file; None: not known, nothing is checked.
+    """
+    mine = getattr(getattr(getattr(model, "pool", None), "power", None), "iterations", None)
+    if steps and mine and mine != steps and _loads_classifier(model, state, drop):
+        raise UserError(
+            f"it was trained with {steps} Newton-Schulz steps and the model takes {mine}, which is another network: "
+            f"build the pool with iterations={steps} (or load with iterations={mine} if that is known to be the file's)"
+        )
