@@ -138,8 +138,8 @@ def apply_to_clip(clip: Tensor, operation: str, argument: float | None) -> Tenso
         case "PosterizeIncreasing":
             return F.posterize(clip, int(argument))
         case "SolarizeIncreasing":
-            return torch.where(clip >= int(argument), 255 - clip, clip)
-        case "SolarizeAdd":
+            return F.solarize(clip, int(argument)) if argument < 256 else clip
+        case "SolarizeAdd":  # torchvision has no such operation
             return torch.where(clip < 128, clip.clamp(max=255 - int(argument)) + int(argument), clip)
         case "ColorIncreasing":
             return F.adjust_saturation(clip, argument)

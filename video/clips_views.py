@@ -2,6 +2,10 @@
 
 Three views: `center` (short side, centre crop; nothing random), `train` (random crop, flip, RandAugment, erasing) and
 `reference` (TAMT's own transform, which its code uses in training and test alike, specification 10.3).
+
+The functionals of torchvision v2 do what they can do with the same numbers: crops with resizing, and the operations of
+RandAugment on tensors. Its transform classes draw from the global generator, so draws are ours; Pillow does what the
+reference does with Pillow (bicubic turns and shears with a fill); normalising is one pass from uint8, which is faster.
 """
 
 from __future__ import annotations
@@ -15,7 +19,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
 
 from episodes.errors import UserError, nearest
 from episodes.seeds import derive
@@ -152,9 +157,7 @@ def normalise(frames: np.ndarray, mean: Sequence[float] = MEAN, std: Sequence[fl
 
 def resized_crop(clip: Tensor, box: Box, size: int) -> Tensor:
     """Cut a box from (C, T, H, W) and resize it, bilinear, corners not aligned, without antialiasing (TAMT 10.3)."""
-    top, left, height, width = box
-    part = clip[:, :, top : top + height, left : left + width]
-    return F.interpolate(part, (size, size), mode="bilinear", align_corners=False)
+    return F.resized_crop(clip, *box, [size, size], InterpolationMode.BILINEAR, antialias=False)
 
 
 def erase(clip: Tensor, box: Box | None, generator: torch.Generator) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -15,9 +16,11 @@ from torchvision.transforms.v2 import functional as F
 
 from episodes.errors import UserError
 from tests.conftest import SHARED
+from tests.video.films import grey_frames, write_film
 from video import clips_crops as crops
 from video.clips_randaug import OPERATIONS, apply_to_clip, apply_to_image, draw_operations, level
-from video.clips_views import MEAN, STD, ClipView, Draws, crop_while_decoding, normalise, reference_clip
+from video.clips_views import MEAN, STD, ClipView, Draws, crop_while_decoding, normalise, reference_clip, resized_crop
+from video.readers import open_video
 from video.readers_stills import ArrayReader
 
 
@@ -153,6 +156,31 @@ def test_operations_on_clips_and_on_images_agree(operation):
         for changed, source in zip(mine, (frame, frame[::-1]), strict=True):
             naive = np.asarray(apply_to_image(Image.fromarray(np.ascontiguousarray(source)), operation, argument))
             assert np.abs(changed - naive).mean() < 4
+
+
+def test_what_torchvision_would_do():
+    """Crops are its own; a clip normalised in one pass differs by rounding."""
+    clip = torch.randn(3, 4, 40, 50)
+    naive = torch.nn.functional.interpolate(clip[:, :, 5:35, 7:47], (16, 16), mode="bilinear", align_corners=False)
+    assert torch.equal(resized_crop(clip, (5, 7, 30, 40), 16), naive)
+    frames = still().frames(range(4))
+    theirs = F.normalize(F.to_dtype(torch.from_numpy(frames).permute(0, 3, 1, 2), torch.float32, scale=True), MEAN, STD)
+    torch.testing.assert_close(normalise(frames), theirs.transpose(0, 1), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("view", [ClipView(16), ClipView(16, "train"), ClipView(16, "train", "multiscale")])
+def test_large_frames_take_no_more_memory_than_one_of_them(tmp_path, view):
+    """Frames are scaled as they leave the decoder; eight whole ones would be 50 MB here."""
+    film = write_film(tmp_path / "large.mp4", grey_frames(8, 1080, 1920))
+    with open_video(film) as video:
+        view.clip(video, [0], Draws.of(1))
+        tracemalloc.start()
+        try:
+            view.clip(video, range(8), Draws.of(1))
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert peak < 3 * 1080 * 1920
 
 
 def test_operations_are_drawn_with_replacement_and_half_of_them_apply():
