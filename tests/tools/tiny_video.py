@@ -14,7 +14,7 @@ from fewshot.encoder import EpisodeModel
 from tests.tools import tiny
 from tests.video.films import write_film
 from tools.config import Evaluate
-from tools.video_groups import VideoModel
+from tools.video_groups import VideoModel, View
 from tools.video_methods import create_video_head
 from tools.video_models import VideoArchitecture, design_video, source_key
 from video.classifier import VideoClassifier
@@ -89,6 +89,8 @@ def clips(count: int = 3, seed: int = 0) -> torch.Tensor:
 
 
 def evaluate_options(run: Path, checkpoint: Path | str | None, test: str | list[str], **options) -> Evaluate:
-    """Options of a test of 20 episodes, without pictures."""
+    """Options of a test of 20 episodes, without pictures; clips are read in this very process."""
     checkpoint = str(checkpoint) if checkpoint else None
-    return tiny.evaluate_options(run, checkpoint, test, **{"episodes": 20, "n_query": 4, **options})
+    return tiny.evaluate_options(
+        run, checkpoint, test, **{"episodes": 20, "n_query": 4, "video": View(limit_s=0), **options}
+    )
