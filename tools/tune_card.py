@@ -67,7 +67,9 @@ def _tuning(config: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, 
         "episodes": f"{own['n_way']}-way {own['k_shot']}-shot, {own['n_query']} queries a class",
         "optimiser": f"{optim['name']}, rate {optim['lr']}, weight decay {optim['weight_decay']}",
         "schedule": f"{optim['schedule']}{end}; {metrics['epochs']} epochs, {metrics['steps']:,} steps",
-        "the frozen part": f"stored ({metrics['stored']})" if metrics["stored"] else "computed anew every time",
+        "the frozen part": f"stored, of {' and '.join(metrics['stored'])} videos"
+        if metrics["stored"]
+        else "computed anew every time",
         "kept": f"epoch {metrics['kept_epoch']}",
         "seed": config["seed"],
     }

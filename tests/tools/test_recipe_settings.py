@@ -21,8 +21,8 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 SETTINGS = sorted(
     path.relative_to(RECIPES).with_suffix("").as_posix()
     for path in RECIPES.glob("*/*.yaml")
-    if path.parent.name != "benchmark"
-)  # a grid has settings of its own
+    if path.parent.name not in ("benchmark", "video")
+)  # a grid has settings of its own; those of videos are looked at in test_video_recipes.py
 KINDS = {"pretrain": Pretrain, "distill": SelfDistill, "1shot": MetaTrain, "5shot": MetaTrain}
 
 

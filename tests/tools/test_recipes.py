@@ -12,7 +12,7 @@ from tools.compare import check
 from tools.config import Benchmark, Compare, Evaluate, MetaTrain, Pretrain, SelfDistill
 from tools.grid.check import check as check_grid
 from tools.grid.plan import plan_jobs
-from tools.video_config import VideoPretrain
+from tools.video_config import VideoPretrain, VideoTune
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
@@ -25,6 +25,7 @@ TOOLS = {
     "pretrain": Pretrain,
     "self_distill": SelfDistill,
     "video_pretrain": VideoPretrain,
+    "video_tune": VideoTune,
 }
 
 
