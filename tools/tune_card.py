@@ -60,6 +60,7 @@ def _network(card: Mapping[str, Any], title: str, metrics: Mapping[str, Any]) ->
 def _tuning(config: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, object]:
     data, optim, own = config["data"], config["optim"], config["episodes"]
     end = f" that ends after {optim['t_max'] or optim['epochs']}" if optim["schedule"] == "cosine" else ""
+    stored = f"stored, of {' and '.join(metrics['stored'])} videos" if metrics["stored"] else "computed anew every time"
     return {
         "videos": f"`{data['train']}`, augmentation {data['augment']}",
         "validation videos": f"`{data['val']}`" if data["val"] else None,
@@ -67,9 +68,7 @@ def _tuning(config: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, 
         "episodes": f"{own['n_way']}-way {own['k_shot']}-shot, {own['n_query']} queries a class",
         "optimiser": f"{optim['name']}, rate {optim['lr']}, weight decay {optim['weight_decay']}",
         "schedule": f"{optim['schedule']}{end}; {metrics['epochs']} epochs, {metrics['steps']:,} steps",
-        "the frozen part": f"stored, of {' and '.join(metrics['stored'])} videos"
-        if metrics["stored"]
-        else "computed anew every time",
+        "the frozen part": stored,
         "kept": f"epoch {metrics['kept_epoch']}",
         "seed": config["seed"],
     }
