@@ -19,8 +19,11 @@ from backbones.video_vit import Grid, VideoViT
 from backbones.video_zoo import FRAMEWISE, VIDEO_VITS, create_video_backbone
 from fewshot.card import Loaded, measure_map
 from tools.video_groups import VideoModel
-from tools.video_methods import create_pooled, find_video_method
+from tools.video_methods import create_pooled, create_video_head, find_video_method
+from video.clips import Clips, ClipSet
+from video.clips_views import ClipView
 from video.encoders import ClipEncoder
+from video.frames import FrameSampling
 from video.tamt import TamtModel, create_tamt
 
 Encoder = TamtModel | ClipEncoder
@@ -135,6 +138,17 @@ class LoadedVideo(Loaded):
     def out_dim(self) -> int:
         """Length of a representation, or of its rows."""
         return self.encoder.out_dim
+
+    def clips(self, dataset: ClipSet, view: str = "center", readers: int = 1) -> Clips:
+        """Return the clips of videos as this model takes them: its size, frames and sampling. readers: processes."""
+        plan, network = self.architecture, self.encoder.backbone
+        cut = ClipView(plan.size, view, flip=dataset.flip, mean=network.mean, std=network.std)
+        return Clips(dataset, cut, FrameSampling(plan.sampling, plan.frames, plan.step), readers=readers)
+
+    def head(self, k_shot: int, **options: Any) -> nn.Module:
+        """Return the episode head of its method for `k_shot` supports per class, with the weights that it was given."""
+        options = {**self.head_options(), **options}
+        return self.load_head(create_video_head(self.architecture.method, k_shot, self.out_dim, **options))
 
     @property
     def source_key(self) -> str:

@@ -14,10 +14,14 @@ import pytest
 import torch
 
 from backbones import UserError
+from episodes import EpisodeSampler
+from episodes import evaluate as score
 from tests.tools import tiny, tiny_video
 from tools.evaluate import evaluate
 from tools.groups import Kind
 from tools.video_groups import View
+from tools.video_models import read_video_model
+from video import open_clips
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -99,6 +103,15 @@ def test_what_was_never_trained_is_said(tmp_path, films, source, method, what):
     assert what in (tmp_path / "table.md").read_text()
 
 
+def test_in_python_as_by_the_script(tmp_path, films, tuned):
+    model = read_video_model(tuned, say=lambda text: None)
+    clips = model.clips(open_clips(films))
+    sampler = EpisodeSampler(clips.dataset.labels, n_way=5, k_shot=2, n_query=4, n_episodes=20)
+    result = score(model.encoder.eval(), model.head(k_shot=2), clips, sampler, show=False)
+    evaluate(tiny_video.evaluate_options(tmp_path, tuned, films, k_shot=[2]))
+    assert [f"{value:.6f}" for value in result.accuracies] == [row["accuracy"] for row in episodes_of(tmp_path)]
+
+
 def test_every_kind_of_episodes(tmp_path, films, source):
     kinds = {
         "open": Kind(unknown_ways=1, unknown_queries=2),
@@ -141,7 +154,6 @@ def test_the_reference_view_is_drawn_for_every_episode(tmp_path, films, source, 
 
 def test_looks_follow_from_seed_repeat_and_episode():
     from episodes.evaluate import evaluate_images
-    from episodes.sampler import EpisodeSampler
     from fewshot.protonet import ProtoNet
 
     class Looks:
