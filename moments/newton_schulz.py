@@ -98,8 +98,8 @@ def _sizes(matrix: Tensor, norm: str) -> tuple[Tensor, Tensor]:
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """Return (B, 1, 1) sums of products over whole matrices, without a tensor of products."""
-    return torch.bmm(a.flatten(1)[:, None, :], b.flatten(1)[:, :, None])
+    """Return (B, 1, 1) sums of products over whole matrices."""
+    return torch.linalg.vecdot(a.flatten(1), b.flatten(1))[:, None, None]
 
 
 def _root_back(
