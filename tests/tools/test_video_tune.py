@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +24,8 @@ from tools.video_config import VideoTune
 from tools.video_groups import TuneOptim, Videos
 from tools.video_models import read_video_model
 from tools.video_tune import video_tune
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -259,6 +267,31 @@ def test_nothing_pre_trained_is_refused_unless_everything_is_trained(tmp_path, f
     assert video_tune(config)["source"] is None
 
 
+def test_two_processes_tune_as_one(tmp_path, films, source):
+    """Each runs its share of the frozen part and of the episodes; the heads on averages have no batch statistics."""
+
+    def config(name: str) -> VideoTune:
+        run = tmp_path / name / "run"
+        changes = {"method": "protonet", "episodes_per_step": 2, "optim": {"name": "sgd"}, "cache": "auto"}
+        return options(run, source, films, **changes)
+
+    video_tune(config("one"))
+    two = config("two")
+    two.machine = replace(CPU, devices=2)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps(asdict(two)))  # which is YAML
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.video_tune", "--config", str(recipe)],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for one, other in zip(rows_of(tmp_path / "one" / "run"), rows_of(tmp_path / "two" / "run"), strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+    torch.testing.assert_close(state_of(tmp_path / "one" / "run"), state_of(tmp_path / "two" / "run"))
+    stores = [sorted(path.name for path in (tmp_path / name / "features").glob("*/")) for name in ("one", "two")]
+    assert stores[0] == stores[1] and len(stores[0]) == 2
+
+
 def test_a_loss_that_is_no_number_names_the_last_checkpoint(tmp_path, films, source):
     config = options(tmp_path / "run", source, films, val=False, optim={"lr": 1e30, "name": "sgd"}, cache="memory")
     with pytest.raises(UserError, match="lower the rate or clip gradients"):
@@ -266,9 +299,6 @@ def test_a_loss_that_is_no_number_names_the_last_checkpoint(tmp_path, films, sou
 
 
 def test_without_room_on_the_disk_nothing_is_stored(tmp_path, films, source, monkeypatch, capsys):
-    import shutil
-    from collections import namedtuple
-
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1, 1, 1000))
     metrics = video_tune(options(tmp_path / "run", source, films, val=False, optim={"epochs": 1}, cache="auto"))
