@@ -9,6 +9,8 @@ from torch import nn
 from backbones.classifier import ImageClassifier
 from backbones.errors import UserError, nearest
 from backbones.gsop import GSoPResNet
+from backbones.pooled import POOLED_NETWORKS
+from backbones.pooled import POOLED_NETWORKS
 from backbones.so_vit import SO_VITS
 from backbones.token_heads import create_so_vit
 from backbones.zoo import create_backbone, list_backbones
@@ -32,19 +34,36 @@ def _gsop(name: str, num_classes: int, **options) -> ImageClassifier:
     return ImageClassifier(backbone, pool, num_classes)
 
 
+def _pooled(name: str, num_classes: int, **options) -> ImageClassifier:
+    """MPN-COV: last stride 1, 256 channels, iSQRT of five steps; options of `with_pooling`."""
+    return POOLED_NETWORKS[name](num_classes, **options)
+
+
+def _pooled(name: str, num_classes: int, **options) -> ImageClassifier:
+    return POOLED_NETWORKS[name](num_classes, **options)
+
+
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     **dict.fromkeys(list_backbones("eca_*"), _eca),
     **dict.fromkeys(list_backbones("gsop_*"), _gsop),
+    **dict.fromkeys(POOLED_NETWORKS, _pooled),
     **dict.fromkeys(SO_VITS, create_so_vit),
+    **dict.fromkeys(POOLED_NETWORKS, _pooled),
 }
 
 
 def create_network(name: str, num_classes: int = 1000, **options) -> nn.Module:
     """Build a published network: images (B, 3, H, W) -> logits (B, num_classes).
 
-    name: a key of `NETWORKS`. options: of its backbone; So-ViT and SoT take `head`, options of their head, too.
+    name: a key of `NETWORKS`. options: of its backbone; So-ViT and SoT take `head`, options of their head, too; those of
+        MPN-COV take the options of `with_pooling`.
     Raises UserError for an unknown name or option.
     """
     if name not in NETWORKS:
         raise UserError(f"network '{name}' is unknown{nearest(name, NETWORKS)}")
-    return NETWORKS[name](name, num_classes, **options)
+    try:
+        return NETWORKS[name](name, num_classes, **options)
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise UserError(f"network '{name}' does not take these options: {error}") from error

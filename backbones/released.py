@@ -119,15 +119,21 @@ LAYOUTS: dict[str, Layout] = {
         {"representation.wr": "representation.project"},
     ),
     "so_vit": Layout("So-ViT", (r"^visual_tokens\.tokens\.",), _TRANSFORMER, {"conv_dr_block": "reduce"}),
-    "mpncov": Layout("MPN-COV ResNet", (r"^layer4\.", r"^layer_reduce\."), {**_RESNET, **_REDUCED}),
+    "mpncov": Layout("MPN-COV ResNet", (r"^layer4\.", r"^layer_reduce\."), {**_RESNET, **_REDUCED}, iterations=5),
     "mpncov_parts_pretrained": Layout(  # the reduction of a pretrained network counts as features
-        "MPN-COV in parts, pretrained", (r"^features\.4\.0\.conv1\.", r"^features\.8\."), {**_PARTS, **_PRETRAINED}
+        "MPN-COV in parts, pretrained",
+        (r"^features\.4\.0\.conv1\.", r"^features\.8\."),
+        {**_PARTS, **_PRETRAINED},
+        iterations=5,
     ),
-    "mpncov_parts": Layout("MPN-COV in parts", (r"^features\.4\.0\.conv1\.",), {**_PARTS, **_REPRESENTATION}),
+    "mpncov_parts": Layout(
+        "MPN-COV in parts", (r"^features\.4\.0\.conv1\.",), {**_PARTS, **_REPRESENTATION}, iterations=5
+    ),
     "mpncov_plain": Layout(  # VGG and AlexNet: torchvision's own names, then the representation
         "MPN-COV on a plain network",
         (r"^features\.0\.weight$", r"^classifier\."),
         {"features.": "backbone.network.features.", **_REPRESENTATION},
+        iterations=5,
     ),
     "resnet": Layout("torchvision's ResNet", (r"^layer4\.", r"^conv1\."), {**_RESNET, "fc.": "classifier."}),
     "covey": Layout("covey", (r"^backbone\.",), {}),
