@@ -10,7 +10,6 @@ from backbones.classifier import ImageClassifier
 from backbones.errors import UserError, nearest
 from backbones.gsop import GSoPResNet
 from backbones.pooled import POOLED_NETWORKS
-from backbones.pooled import POOLED_NETWORKS
 from backbones.so_vit import SO_VITS
 from backbones.token_heads import create_so_vit
 from backbones.zoo import create_backbone, list_backbones
@@ -39,24 +38,19 @@ def _pooled(name: str, num_classes: int, **options) -> ImageClassifier:
     return POOLED_NETWORKS[name](num_classes, **options)
 
 
-def _pooled(name: str, num_classes: int, **options) -> ImageClassifier:
-    return POOLED_NETWORKS[name](num_classes, **options)
-
-
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     **dict.fromkeys(list_backbones("eca_*"), _eca),
     **dict.fromkeys(list_backbones("gsop_*"), _gsop),
     **dict.fromkeys(POOLED_NETWORKS, _pooled),
     **dict.fromkeys(SO_VITS, create_so_vit),
-    **dict.fromkeys(POOLED_NETWORKS, _pooled),
 }
 
 
 def create_network(name: str, num_classes: int = 1000, **options) -> nn.Module:
     """Build a published network: images (B, 3, H, W) -> logits (B, num_classes).
 
-    name: a key of `NETWORKS`. options: of its backbone; So-ViT and SoT take `head`, options of their head, too; those of
-        MPN-COV take the options of `with_pooling`.
+    name: a key of `NETWORKS`.
+    options: of its backbone; So-ViT and SoT take `head`, options of their head, too; MPN-COV those of `with_pooling`.
     Raises UserError for an unknown name or option.
     """
     if name not in NETWORKS:

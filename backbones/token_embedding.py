@@ -11,6 +11,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from backbones.errors import UserError
+
 
 class DenseLayer(nn.Module):
     """ReLU, 1x1 convolution, ReLU, 3x3 convolution of all that came before; there is no batch norm (as published)."""
@@ -170,6 +172,7 @@ class TokenEmbedding(nn.Module):
         large_output: bool = False,
     ) -> None:
         super().__init__()
+        self.kind = kind
         if kind not in KINDS:
             raise ValueError(f"token embedding '{kind}' is unknown: use one of {', '.join(KINDS)}")
         if large_output and kind not in ("densenet", "inception"):
@@ -188,5 +191,13 @@ class TokenEmbedding(nn.Module):
         self.transition = nn.Conv2d(256 if kind in ("resnet", "nonlocal") else 128, dim, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the map of tokens."""
+        """Return the map of tokens.
+
+        Raises UserError for images that dense transitions would leave nothing of.
+        """
+        if self.kind == "densenet" and min(images.shape[2:]) < self.stride:
+            raise UserError(
+                f"images of {images.shape[2]}x{images.shape[3]} px are smaller than the stride {self.stride} of the "
+                "token embedding: enlarge them"
+            )
         return self.transition(self.stage(self.stem(images)))

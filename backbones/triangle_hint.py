@@ -11,8 +11,6 @@ from backbones.errors import UserError
 from moments import reorder_triangle
 from moments.triangle import ORDERS, triangle_side
 
-WEIGHT = "classifier.weight"
-
 # Standard errors: as far as the diagonal's weights stand out by chance once in some thousand files, and twice as far
 # as those of the other order.
 CLEAR = 4.0
@@ -49,10 +47,14 @@ def triangle_order_hint(weight: Tensor) -> str | None:
     return best if scores[best] > CLEAR and scores[best] > 2 * other else None
 
 
-def _loads_classifier(model: nn.Module, state: Mapping[str, Tensor], drop: tuple[str, ...]) -> bool:
-    own = dict(model.named_parameters())
-    dropped = bool(drop) and WEIGHT.startswith(drop)
-    return not dropped and WEIGHT in own and WEIGHT in state and own[WEIGHT].shape == state[WEIGHT].shape
+def _classifier_weight(model: nn.Module, state: Mapping[str, Tensor], drop: tuple[str, ...]) -> str | None:
+    """Return the name of the linear weights upon the pool's output, where they will be loaded; VGG has three layers."""
+    size = getattr(getattr(model, "pool", None), "out_dim", None)
+    for key, value in model.state_dict().items():
+        if key.startswith("classifier.") and key.endswith("weight") and value.dim() == 2 and value.shape[1] == size:
+            dropped = bool(drop) and key.startswith(drop)
+            return None if dropped or key not in state or state[key].shape != value.shape else key
+    return None
 
 
 def settle_order(
@@ -68,14 +70,15 @@ def settle_order(
         raise UserError(f"order '{order}' is unknown: use one of {', '.join(ORDERS)}")
     pool = getattr(model, "pool", None)
     mine = getattr(pool, "order", None) if getattr(pool, "vectorize", False) else None
-    if mine is None or not _loads_classifier(model, state, drop):
+    name = _classifier_weight(model, state, drop) if mine else None
+    if name is None:
         return dict(state), []
+    groups = getattr(pool, "groups", 1)
+    parts = state[name].unflatten(1, (groups, -1))
     if order and order != mine:
-        groups = getattr(pool, "groups", 1)
-        parts = state[WEIGHT].unflatten(1, (groups, -1))
-        changed = {**state, WEIGHT: reorder_triangle(parts, order, mine).flatten(1)}
+        changed = {**state, name: reorder_triangle(parts, order, mine).flatten(1)}
         return changed, [f"classifier rearranged from {order} to {mine} order"]
-    found = None if order else triangle_order_hint(state[WEIGHT]) or published
+    found = None if order else triangle_order_hint(parts.flatten(0, 1)) or published
     if found and found != mine:
         raise UserError(
             f"its classifier was trained on triangles in {found} order and the model has {mine} order: build the pool "
@@ -91,7 +94,7 @@ def check_steps(model: nn.Module, state: Mapping[str, Tensor], drop: tuple[str, 
     steps: of the file; None: not known, nothing is checked.
     """
     mine = getattr(getattr(getattr(model, "pool", None), "power", None), "iterations", None)
-    if steps and mine and mine != steps and _loads_classifier(model, state, drop):
+    if steps and mine and mine != steps and _classifier_weight(model, state, drop):
         raise UserError(
             f"it was trained with {steps} Newton-Schulz steps and the model takes {mine}, which is another network: "
             f"build the pool with iterations={steps} (or load with iterations={mine} if that is known to be the file's)"

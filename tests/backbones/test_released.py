@@ -168,6 +168,18 @@ def test_the_other_order_of_triangles_is_refused_or_rearranged(tmp_path):
     load_released(gsop(2, order="row").backbone, path, say=lines.append)  # no classifier, nothing to compare
 
 
+def test_three_layers_of_vgg_are_rearranged_too(tmp_path, trained):
+    source, model = (ImageClassifier(create_backbone("conv4", width=4), isqrt_pool(4, 3, reduction=16)) for _ in "ab")
+    for network in (source, model):
+        network.classifier = torch.nn.Sequential(torch.nn.Linear(136, 10), torch.nn.ReLU(), torch.nn.Linear(10, 3))
+    source.classifier[0].weight.data.copy_(reorder_triangle(trained, "row", "column"))
+    torch.save(source.state_dict(), tmp_path / "vgg.pth")
+    with pytest.raises(UserError, match=r"in column order and the model has row order"):
+        load_released(model, tmp_path / "vgg.pth")
+    load_released(model, tmp_path / "vgg.pth", order="column", say=lambda line: None)
+    torch.testing.assert_close(model.classifier[0].weight, trained)
+
+
 def test_another_number_of_steps_is_refused(tmp_path):
     path = published(gsop(2), "gsop_net2", tmp_path / "net2.pth")
     with pytest.raises(UserError, match=r"3 Newton-Schulz steps and the model takes 5.*iterations=3"):

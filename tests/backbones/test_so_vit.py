@@ -33,6 +33,16 @@ def test_large_outputs(kind, rows):
         TokenEmbedding(4, "resnet", large_output=True)
 
 
+def test_tiny_images():
+    for kind in KINDS:
+        embed = TokenEmbedding(4, kind, 112, stem_channels=2).eval()
+        if kind == "densenet":
+            with pytest.raises(UserError, match="7x9 px are smaller than the stride 8"):
+                embed(torch.zeros(1, 3, 7, 9))
+        else:
+            assert embed(torch.zeros(1, 3, 1, 1)).shape == (1, 4, 1, 1)
+
+
 def test_dense_layers_have_no_norm_and_others_have_theirs():
     names = TokenEmbedding(4, "densenet").state_dict()
     assert not any("denselayer1.norm" in name for name in names)
