@@ -50,6 +50,7 @@ LEAST = {
     "mixup": 0,
     "cutmix": 0,
     "t_max": 1,
+    "eta_min": 0,
 }
 POSITIVE = (
     "lr",

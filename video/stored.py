@@ -127,5 +127,7 @@ def store_clips(
     if cache != "memory":
         raise ValueError(f"clips are stored on disk or in memory, not '{cache}'")
     clips.facts()  # refuses views that change
-    kept = extract_shared(team, encode, clips, BATCH, "stored clips", show)
+    # all rows together may be more than a device holds; several processes exchange them there
+    rows = encode if team.size > 1 else lambda batch: encode(batch).cpu()
+    kept = extract_shared(team, rows, clips, BATCH, "stored clips", show)
     return StoredClips(clips.dataset, kept.to("cpu", getattr(torch, dtype)))
