@@ -19,7 +19,7 @@ STAGES = ("ssl", "supervised")
 PARTS = {"base": "train", "val": "val", "test": "test"}
 # Options of a training that the grid sets.
 SET = {"run", "checkpoint", "weights", "source", "seed", "resume", "overwrite", "stage", "tune", "machine"}
-SET |= {"data.train", "data.val", "episodes.n_way", "episodes.k_shot", "validation.k_shot", "model.method"}
+SET |= {"data.train", "data.val", "episodes.k_shot", "validation.k_shot", "model.method"}
 
 
 @dataclass(frozen=True)
@@ -202,12 +202,13 @@ def tune_options(
         data=replace(clips_of(config, VideoTune().data), sampling=grid.sampling, step=grid.step),
         model=model, machine=machine_of(config),
     )  # fmt: skip
+    options.episodes.n_way = target.n_way
     for changes, where in (
         (grid.tune, "video.tune"), (target.tune, f"targets.{name}.tune"),
         (config.per_method.get(method, {}), f"per_method.{method}"),
     ):  # fmt: skip
         options = filled(options, changes, where)
-    episodes = replace(options.episodes, n_way=target.n_way, k_shot=k_shot)
+    episodes = replace(options.episodes, k_shot=k_shot)
     valid: Validation = replace(options.validation, k_shot=k_shot)
     data = replace(options.data, train=target.base or "", val=target.val)
     return replace(options, data=data, episodes=episodes, validation=valid)
