@@ -169,3 +169,48 @@ def test_bad_arguments():
         newton_schulz_root(torch.eye(2)[None], 3, norm="spectral")
     with pytest.warns(UserWarning, match="20 Newton-Schulz steps"):
         newton_schulz_root(torch.eye(2)[None], 20)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_blocks_of_the_batch_change_nothing(steps, monkeypatch):
+    """The batch is worked on in blocks that fit a core's cache; with and without recording for a backward pass."""
+    s = covariance(maps(7, 5, 9)).requires_grad_()
+    upstream = maps(7, 5, 5, seed=1)
+    whole = newton_schulz_root(s, steps)
+    monkeypatch.setattr("moments.newton_schulz._CPU_BLOCK_BYTES", 3 * 25 * 8)
+    found = newton_schulz_root(s, steps)
+    torch.testing.assert_close(found, whole)
+    torch.testing.assert_close(newton_schulz_root(s.detach(), steps), whole)
+    grads = [torch.autograd.grad(root, s, upstream, retain_graph=True)[0] for root in (whole, found)]
+    torch.testing.assert_close(*grads)
+    (graphed,) = torch.autograd.grad(found, s, upstream, create_graph=True)
+    torch.testing.assert_close(graphed, grads[0])
+    empty = torch.zeros(0, 5, 5, requires_grad=True)
+    newton_schulz_root(empty, steps).sum().backward()
+    assert empty.grad.shape == empty.shape
+
+
+def test_many_gradients_at_once():
+    """Function transforms: whole Jacobians, and forward under vmap with an ordinary backward pass."""
+    s = covariance(maps(3, 4, 9)).requires_grad_()
+    root = newton_schulz_root(s, 3)
+    upstream = maps(5, 3, 4, 4, seed=2)
+    _, back = torch.func.vjp(lambda s: newton_schulz_root(s, 3), s.detach())
+    each = [torch.autograd.grad(root, s, one, retain_graph=True)[0] for one in upstream]
+    torch.testing.assert_close(torch.func.vmap(back)(upstream)[0], torch.stack(each))
+    torch.testing.assert_close(torch.func.vmap(lambda m: newton_schulz_root(m[None], 3)[0])(s), root)
+    total = torch.func.vmap(lambda m: newton_schulz_root(m[None], 3)[0])(s).sum()
+    torch.testing.assert_close(*(torch.autograd.grad(value, s, retain_graph=True)[0] for value in (total, root.sum())))
+
+
+def test_second_derivative_at_the_same_size_as_the_first():
+    """Hessian-vector products against differences of gradients: kept iterates must not count as constants."""
+    x, v = maps(1, 4, 9).requires_grad_(), maps(1, 4, 9, seed=1)
+
+    def gradient(x):
+        return torch.autograd.grad(newton_schulz_root(covariance(x), 5).square().sum(), x, create_graph=True)[0]
+
+    (product,) = torch.autograd.grad(gradient(x), x, v)
+    step = 1e-5
+    ahead, behind = (gradient((x + sign * step * v).detach().requires_grad_()) for sign in (1, -1))
+    torch.testing.assert_close(product, (ahead - behind).detach() / (2 * step), rtol=1e-6, atol=1e-7)
