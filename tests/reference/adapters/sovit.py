@@ -11,7 +11,7 @@ from torch import nn
 from backbones.so_vit import SoViT, position_table
 from backbones.token_embedding import NonLocal, TokenEmbedding
 from backbones.token_heads import SoTHead, SoViTHead, TokenClassifier
-from moments.cross_covariance import CrossCovariance, MultiHeadCovariance, token_covariance
+from moments.cross_covariance import CrossCovariance, Division, MultiHeadCovariance, token_covariance
 from moments.svpn import SVPN
 from tests.reference.adapters.networks import network_key, run_module
 from tests.reference.case import Case, Result
@@ -117,12 +117,26 @@ def norm_options(norm) -> dict:
     return {"norm": kind, "dropout": norm.get("regular") or 0.0, **svpn_options(norm)}
 
 
+def learnt_number(module: nn.Module, case: Case, prefix: str = ""):
+    """Return the renaming of keys; the learnt number of `sqrt_t`, the one key left over, takes its recorded shape."""
+    names = {key: reduction_key(key) for key in case.vector.keys}
+    own = module.state_dict()
+    spare = [key for key, name in names.items() if name not in own]
+    name = f"{prefix}norm.weight"
+    pool = module.get_submodule(prefix.rstrip(".")) if prefix else module
+    if isinstance(pool.norm, Division) and pool.norm.weight is not None:
+        (key,) = spare or [key for key in names if names[key] == name]
+        pool.norm.weight = nn.Parameter(pool.norm.weight.data.reshape(case.vector.keys[key]))
+        names[key] = name
+    return names.__getitem__
+
+
 def multihead_pool(case: Case) -> Result:
     args = case.args
     module = MultiHeadCovariance(
         args["dim"], args["num_heads"], args["wr_dim"], **norm_options(args.get("normalization"))
     )
-    return run_module(module, case, reduction_key)
+    return run_module(module, case, learnt_number(module, case))
 
 
 def sot_head(case: Case) -> Result:
@@ -136,7 +150,7 @@ def sot_head(case: Case) -> Result:
         args["wr_dim"],
         **norm_options(args.get("normalization")),
     )
-    return run_module(module, case, reduction_key)
+    return run_module(module, case, learnt_number(module, case, "representation."))
 
 
 def backbone(args) -> SoViT:
