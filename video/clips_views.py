@@ -33,6 +33,8 @@ MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as VideoMAE and TAMT use them
 STD = (0.229, 0.224, 0.225)
 VIEWS = ("center", "train", "reference")
 AUGMENTS = ("randaug", "crop", "multiscale")
+# The decoder scales frames for a crop where this leaves a fourth of them or less, or whole ones would take more memory.
+SMALLER, WHOLE_BYTES = 4, 64 << 20
 
 
 @dataclass
@@ -133,10 +135,16 @@ def crop_while_decoding(video: VideoReader, indices: Any, box: Box, size: int) -
     """Return a box of the frames at size x size, uint8 (T, size, size, 3).
 
     Frames are decoded at the scale at which the box has that size, each axis by itself, so nothing is resized twice.
+    Small frames, for which the decoder's scaling would cost more than it saves, are decoded whole and the box is
+    resized (bilinear, antialiased), which differs by a grey level or two.
     """
     top, left, height, width = box
     scale_y, scale_x = size / height, size / width
     full = max(size, round(video.height * scale_y)), max(size, round(video.width * scale_x))
+    pixels = video.height * video.width
+    if full[0] * full[1] * SMALLER > pixels and len(indices) * pixels * 3 <= WHOLE_BYTES:
+        whole = torch.from_numpy(video.frames(indices)).permute(0, 3, 1, 2)
+        return F.resized_crop(whole, *box, [size, size], antialias=True).permute(0, 2, 3, 1).numpy()
     top, left = min(round(top * scale_y), full[0] - size), min(round(left * scale_x), full[1] - size)
     return cut(video.frames(indices, full), (top, left, size, size))
 

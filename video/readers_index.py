@@ -103,9 +103,9 @@ def scan(source: Any, name: str, *, decode: bool = False, max_pixels: int = MAX_
     max_pixels: refuse larger frames before memory is taken for one.
     A container's own count is never believed: packets are read through (fast; nothing is decoded). They do not tell
     where time stamps are absent or double, or the codec has packets that are no frame; then every frame is decoded.
-    The first frame is decoded in any case: it shows the rotation, that the codec works, and that decoding starts at
-    the first packet. A file cut off, or damaged in a way that packets show, has `damage`, and `pts` of the frames
-    before it.
+    The first frame is decoded in any case, on the way: it shows the rotation, that the codec works, and that decoding
+    starts at the first packet. A file cut off, or damaged in a way that packets show, has `damage`, and `pts` of the
+    frames before it.
     """
     with open_container(source, name) as container:
         stream = video_stream(container, name)
@@ -123,9 +123,10 @@ def scan(source: Any, name: str, *, decode: bool = False, max_pixels: int = MAX_
             "height": context.height,
             "width": context.width,
         }
-        promised, seen, packets, damage = stream.frames, 0, [], None
+        promised, seen, packets, damage, first = stream.frames, 0, [], None, _FirstFrame()
         try:
             for packet in container.demux(stream):
+                first.look(packet)
                 seen += packet.size > 0 or packet.pts is not None  # AVI has empty packets: "the last frame again"
                 if packet.size and not packet.is_discard:  # discarded: what an edit list cuts away
                     packets.append((packet.pts, packet.is_keyframe))
@@ -139,7 +140,12 @@ def scan(source: Any, name: str, *, decode: bool = False, max_pixels: int = MAX_
         stamps = [pts for pts, _ in packets]
         unclear = decode or codec in COUNT_BY_DECODING or None in stamps or len(set(stamps)) < len(stamps)
         key_stamps = [pts for pts, key in packets if key]
-    pts, found = _decoded(source, name, first_only=not unclear and damage is None, facts=facts)
+    alone = not unclear and damage is None
+    if alone and first.facts is not None:
+        facts.update(first.facts)
+        pts, found = [first.pts], None
+    else:
+        pts, found = _decoded(source, name, first_only=alone, facts=facts)
     if pts[0] is None:
         raise unreadable(name, "its frames have no time stamps")
     if unclear or damage is not None:
@@ -153,6 +159,27 @@ def scan(source: Any, name: str, *, decode: bool = False, max_pixels: int = MAX_
     span = float(pts[-1] - pts[0]) * base
     rate = average or ((len(pts) - 1) / span if span else 0.0)
     return VideoIndex(pts, np.unique(np.append(keys[keys < len(pts)], 0)), base, fps=rate, damage=damage, **facts)
+
+
+class _FirstFrame:
+    """Decodes packets as they pass by until a frame comes out; `facts` stays None where none does."""
+
+    def __init__(self) -> None:
+        self.pts: int | None = None
+        self.facts: dict[str, int] | None = None
+        self._failed = False
+
+    def look(self, packet: Any) -> None:
+        """Take the next packet."""
+        if self._failed or self.facts is not None:
+            return
+        try:
+            for frame in packet.decode():
+                self.pts = frame.pts
+                self.facts = {"rotation": round(frame.rotation), "height": frame.height, "width": frame.width}
+                return
+        except decoding_errors():  # what is wrong is said when the file is decoded by itself
+            self._failed = True
 
 
 def _decoded(source: Any, name: str, first_only: bool, facts: dict[str, Any]) -> tuple[list[int], str | None]:

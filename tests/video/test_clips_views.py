@@ -18,6 +18,7 @@ from episodes.errors import UserError
 from tests.conftest import SHARED
 from tests.video.films import grey_frames, write_film
 from video import clips_crops as crops
+from video import clips_views
 from video.clips_randaug import OPERATIONS, apply_to_clip, apply_to_image, draw_operations, level
 from video.clips_views import MEAN, STD, ClipView, Draws, crop_while_decoding, normalise, reference_clip, resized_crop
 from video.readers import open_video
@@ -137,7 +138,10 @@ def test_flips():
     assert 0 < sum(same) < len(same)
 
 
-def test_crop_while_decoding_is_a_crop():
+@pytest.mark.parametrize("whole_bytes", [0, 1 << 20])
+def test_crop_while_decoding_is_a_crop(monkeypatch, whole_bytes):
+    """Scaled by the decoder, or cut from whole frames."""
+    monkeypatch.setattr(clips_views, "WHOLE_BYTES", whole_bytes)
     video = still(1, height=120, width=200)
     box = (20, 50, 64, 96)
     fast = crop_while_decoding(video, [0], box, 32)[0].astype(float)
@@ -156,6 +160,21 @@ def test_operations_on_clips_and_on_images_agree(operation):
         for changed, source in zip(mine, (frame, frame[::-1]), strict=True):
             naive = np.asarray(apply_to_image(Image.fromarray(np.ascontiguousarray(source)), operation, argument))
             assert np.abs(changed - naive).mean() < 4
+
+
+@pytest.mark.parametrize("factor", [0.1, 0.4, 1.0, 1.7])
+def test_sharpness_is_torchvisions(factor):
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 3, 21, 30), dtype=np.uint8))
+    for clip in (pixels, pixels[..., :2], pixels[..., ::2]):
+        assert torch.equal(apply_to_clip(clip, "SharpnessIncreasing", factor), F.adjust_sharpness(clip, factor))
+
+
+def test_solarising_is_pillows_for_every_value():
+    values = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
+    image = Image.fromarray(values[0].permute(1, 2, 0).numpy())
+    for operation, argument in (("SolarizeIncreasing", 77), ("SolarizeIncreasing", 256), ("SolarizeAdd", 128)):
+        mine = apply_to_clip(values, operation, argument)[0].permute(1, 2, 0).numpy()
+        np.testing.assert_array_equal(mine, np.asarray(apply_to_image(image, operation, argument)))
 
 
 def test_what_torchvision_would_do():
