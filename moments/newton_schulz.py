@@ -34,8 +34,10 @@ def _factor(p: Tensor, out: Tensor | None) -> Tensor:
 
 
 def _iterate(a: Tensor, iterations: int, keep: Sequence[Places], work: Places, out: Tensor | None) -> tuple:
-    """Return Y after the last step, and (P, Y) as they stood before each step but the first (where both are a).
+    """Return Y after the last step, and the states that lead there.
 
+    States are (P, Y) as they stood before the second step, the third, ... The last two steps of three or more are taken
+    together, which saves a product: Y M with M = T T'; their second state is (P^2, M).
     keep: two places for each step but the first; work: two places; out: the place of the result.
     """
     t = _factor(a, work[0])
@@ -44,12 +46,19 @@ def _iterate(a: Tensor, iterations: int, keep: Sequence[Places], work: Places, o
     y = torch.bmm(a, t, out=keep[0][1])
     p = torch.bmm(y, t, out=keep[0][0])
     states = [(p, y)]
-    for places in keep[1:]:
+    if iterations == 2:
+        return torch.bmm(y, _factor(p, work[0]), out=out), states
+    for places in keep[1:-1]:
         t = _factor(p, work[0])
         y = torch.bmm(y, t, out=places[1])
         p = torch.bmm(torch.bmm(p, t, out=work[1]), t, out=places[0])
         states.append((p, y))
-    return torch.bmm(y, _factor(p, work[0]), out=out), states
+    # the last two factors in one: M = (36 I - 39 P + 27 Q + Q (Q - 9 P)) / 16 with Q = P^2
+    q = torch.bmm(p, p, out=keep[-1][0])
+    m = torch.mul(q, 27 / 16, out=keep[-1][1]).sub_(p, alpha=39 / 16)
+    m.diagonal(dim1=1, dim2=2).add_(36 / 16)
+    m = torch.baddbmm(m, q, torch.mul(q, 1 / 16, out=work[0]).sub_(p, alpha=9 / 16), out=keep[-1][1])
+    return torch.bmm(y, m, out=out), [*states, (q, m)]
 
 
 def _iterate_back(a: Tensor, states: States, grad: Tensor, work: Places) -> Tensor:
@@ -63,8 +72,20 @@ def _iterate_back(a: Tensor, states: States, grad: Tensor, work: Places) -> Tens
     """
     place_u, place_w, place_x, place_p, place_y, other_y = work
     grad_y, grad_p = grad, None
+    if len(states) > 1:  # the last two steps: by M, then by Q, then by P
+        *states, (p, y), (q, m) = states
+        x = torch.bmm(y, grad_y, out=place_x)
+        by_m = torch.add(x, x.mT, out=place_w)  # twice the gradient
+        v = torch.bmm(q, by_m, out=place_u)
+        x = torch.mul(by_m, 27 / 32, out=place_x).add_(v, alpha=1 / 16)
+        x = torch.baddbmm(x, p, by_m, alpha=-9 / 32, out=place_x)
+        by_q = torch.add(x, x.mT, out=place_p)  # twice, too
+        x = torch.mul(by_m, -39 / 64, out=place_x).sub_(v, alpha=9 / 64)
+        x = torch.baddbmm(x, p, by_q, alpha=0.5, out=place_x)
+        grad_p, grad_y = torch.add(x, x.mT, out=place_p), torch.bmm(grad_y, m, out=place_y)
+        place_y, other_y = other_y, place_y
     for p, y in reversed(states):
-        if grad_p is None:  # the last step makes no P
+        if grad_p is None:  # the last of two steps makes no P
             x = torch.bmm(y, grad_y, out=place_x).mul_(-0.25)
         else:
             u = torch.bmm(grad_p, p, out=place_u)
