@@ -16,7 +16,7 @@ def video_pretrain(config: VideoPretrain) -> dict:
     from tools.video_session import open_videos
     from tools.video_stages import STAGES, build_model, card_of, design, load_start, make_optimizer, resolve
     from tools.video_validation import ClassValidator
-    from video.pretraining import SourceBatches, ssl_step, supervised_step
+    from video.pretraining import SourceBatches, calibrate, ssl_step, supervised_step
 
     session.check(config)
     config = resolve(config)
@@ -40,6 +40,8 @@ def video_pretrain(config: VideoPretrain) -> dict:
         session.lay_out(model, config.machine)
         steps = -(-len(batches) // config.optim.accumulate)
         optimizer, schedule = make_optimizer(config, model, steps, getattr(network, "depth", None))
+        if config.calibrate and not ssl:
+            calibrate(model, (batches.first(16, start)[0] for start in range(0, min(256, len(train.dataset)), 16)))
         validate, how = _validator(config, fabric, val, names, grid)
         run = session.open_run(config, fabric)
     _announce(config, plan, train, run.path, how, say)

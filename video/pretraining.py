@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 from backbones.video_mae import tube_mask
 from episodes.seeds import MASK, ORDER, derive
 
+from .classifier import VideoClassifier
 from .clips import Clips
 
 Grid = tuple[int, int, int]
@@ -71,10 +72,11 @@ class SourceBatches(Dataset):
             batch["mask"] = draw_masks(self.grid, self.mask_ratio, [(*seed, place) for place in places])
         return batch
 
-    def first(self, most: int) -> tuple[Tensor, np.ndarray]:
-        """Return some of the first clips that are trained on, and their labels, to be looked at."""
-        mine = self._order[: min(most, self.batch_size)]
-        return self.pictures.load(mine, self.seed, self.epoch, 0, 0), self.pictures.dataset.labels[mine]
+    def first(self, most: int, start: int = 0) -> tuple[Tensor, np.ndarray]:
+        """Return clips of the first videos that are trained on, from number `start` on, and their labels."""
+        mine = self._order[start : start + most]
+        places = range(start, start + len(mine))
+        return self.pictures.load(mine, self.seed, self.epoch, 0, 0, places=places), self.pictures.dataset.labels[mine]
 
 
 def draw_masks(grid: Grid, ratio: float, seeds: Sequence[tuple[int, ...]]) -> Tensor:
@@ -115,6 +117,23 @@ class OrderedClips(Dataset):
         if self.grid is not None:
             batch["mask"] = draw_masks(self.grid, self.mask_ratio, [(0, 0, 0, int(item)) for item in items])
         return {**batch, "items": torch.from_numpy(items)}
+
+
+@torch.no_grad()
+def calibrate(model: VideoClassifier, clips: Iterable[Tensor], eps: float = 1e-3) -> None:
+    """Start the norm in front of a classifier from the features of some clips, so that they have mean 0, deviation 1.
+
+    The average of a transformer's tokens is nearly the same for all clips (their deviation is a twentieth of it in
+    random networks), and short trainings on few videos never get to the rest. This moves the affine part of `fc_norm`
+    alone, so that the network and its files stay what they are. eps: added to deviations.
+    """
+    training = model.training
+    model.eval()
+    features = torch.cat([model.features(part) for part in clips])
+    model.train(training)
+    scale = 1 / (features.std(0) + eps)
+    model.fc_norm.weight.mul_(scale)
+    model.fc_norm.bias.copy_((model.fc_norm.bias - features.mean(0)) * scale)
 
 
 def ssl_step(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:

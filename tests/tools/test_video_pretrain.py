@@ -127,6 +127,16 @@ def test_new_classes_are_validated_by_episodes(tmp_path, capsys):
     assert "10 episodes, 5-way 1-shot" in (tmp_path / "card.md").read_text()
 
 
+def test_a_calibrated_start_is_another_start(tmp_path):
+    still = {"epochs": 1, "lr": 1e-30, "final_lr": 0.0}
+    for name in (True, False):
+        config = options(tmp_path / str(name), "supervised", calibrate=name, optim=still)
+        video_pretrain(config)
+    one, other = (weights(tmp_path / str(name)) for name in (True, False))
+    assert near(one["backbone.blocks.1.mlp.fc2.weight"], other["backbone.blocks.1.mlp.fc2.weight"])
+    assert one["fc_norm.weight"].mean() > 2 * other["fc_norm.weight"].mean()
+
+
 def test_classification_learns(tmp_path):
     """Two kinds of film that differ at every pixel, by an image network, which learns in fewer steps."""
     for label, name in enumerate(("dark", "light")):

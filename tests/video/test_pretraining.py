@@ -21,7 +21,7 @@ from video.clips import Clips
 from video.clips_open import open_clips
 from video.clips_views import ClipView
 from video.frames import FrameSampling
-from video.pretraining import OrderedClips, SourceBatches, clip_mix, ssl_step, supervised_step
+from video.pretraining import OrderedClips, SourceBatches, calibrate, clip_mix, ssl_step, supervised_step
 from video.reconstruction_plot import join_tubes, plain_clips, plot_reconstruction, reconstruct
 
 SIZE, FRAMES, GRID = 16, 4, (2, 4, 4)
@@ -194,6 +194,20 @@ def test_a_few_steps_learn(clips):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.87 * losses[0]
+
+
+def test_a_calibrated_norm_gives_features_of_mean_0_and_deviation_1():
+    torch.manual_seed(0)
+    model, x = VideoClassifier(network(), 5).double(), random_clips(24)
+    with torch.no_grad():
+        model.fc_norm.weight.uniform_(0.5, 2)
+        model.fc_norm.bias.normal_()
+        before = model.backbone(x)
+        calibrate(model, x.split(7), eps=0.0)
+        features = model.features(x)
+        torch.testing.assert_close(features.mean(0), torch.zeros(12, dtype=torch.float64))
+        torch.testing.assert_close(features.std(0), torch.ones(12, dtype=torch.float64))
+        assert torch.equal(model.backbone(x), before) and model.training
 
 
 def train(fabric, clips, stage: str):
