@@ -8,14 +8,12 @@ from tools.video_config import VideoPretrain
 
 def video_pretrain(config: VideoPretrain) -> dict:
     """Run a source stage as configured; returns what `metrics.json` holds."""
-    from backbones import read_checkpoint
     from episodes.engine import Plan, fit
     from tools import session
     from tools.report import finish_training
-    from tools.source_pictures import draw_clips, draw_confusion, draw_reconstruction
+    from tools.source_pictures import draw_clips
     from tools.video_session import open_videos
     from tools.video_stages import STAGES, build_model, card_of, design, load_start, make_optimizer, resolve
-    from tools.video_validation import ClassValidator
     from video.pretraining import SourceBatches, calibrate, ssl_step, supervised_step
 
     session.check(config)
@@ -51,7 +49,11 @@ def video_pretrain(config: VideoPretrain) -> dict:
     facts = {"data": config.data.train, "class_names": None if ssl else names}
     more = {"mask_ratio": config.mask_ratio, "decoder": config.decoder} if ssl else {"num_classes": len(names)}
     step = ssl_step if ssl else supervised_step(len(names), config.mixup, config.cutmix, config.label_smoothing)
-    optim = config.optim
+    optim, select = config.optim, "last" if ssl else config.select
+    plan_of_steps = Plan(
+        optim.epochs, optim.clip_norm, optim.accumulate, config.validate_from, select, optim.save_steps, config.seed,
+        schedule_steps=True, items="clips",
+    )  # fmt: skip
     state = fit(
         fabric,
         model,
@@ -60,29 +62,14 @@ def video_pretrain(config: VideoPretrain) -> dict:
         session.make_loader(config.data, fabric),
         optimizer,
         schedule,
-        Plan(
-            optim.epochs,
-            optim.clip_norm,
-            optim.accumulate,
-            config.validate_from,
-            "last" if ssl else config.select,
-            optim.save_steps,
-            config.seed,
-            schedule_steps=True,
-            items="clips",
-        ),  # fmt: skip
+        plan_of_steps,
         run,
         validate,
         card_of(plan, config.stage, **facts, **more),
         say,
     )
     if config.pictures:
-        model.load_state_dict(read_checkpoint(run.best)[0])
-        with session.together(fabric):
-            if ssl and run.main:
-                draw_reconstruction(model, val or train, grid, config.mask_ratio, run.path / "reconstruction.png")
-        if isinstance(validate, ClassValidator):
-            draw_confusion(model, validate, run.path / "confusion.png", run.main)
+        _draw_results(config, fabric, model, val or train, validate, grid, run)
     return finish_training(run, state, f"{stage.title}, {config.backbone}", say)
 
 
@@ -139,6 +126,21 @@ def _announce(config: VideoPretrain, plan, train, folder, how: str, say) -> None
         f"beta2 {optim.beta2:g}, layer decay {optim.layer_decay:g}"
     )
     say(f"validation: {how}")
+
+
+def _draw_results(config: VideoPretrain, fabric, model, clips, validate, grid, run) -> None:
+    """Draw what the kept weights make of validation clips: reconstructions, or the confusion of classes."""
+    from backbones import read_checkpoint
+    from tools import session
+    from tools.source_pictures import draw_confusion, draw_reconstruction
+    from tools.video_validation import ClassValidator
+
+    with session.together(fabric):
+        model.load_state_dict(read_checkpoint(run.best)[0])
+        if config.stage == "ssl" and run.main:
+            draw_reconstruction(model, clips, grid, config.mask_ratio, run.path / "reconstruction.png")
+    if isinstance(validate, ClassValidator):
+        draw_confusion(model, validate, run.path / "confusion.png", run.main)
 
 
 if __name__ == "__main__":
