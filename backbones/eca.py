@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from backbones.mobilenet import MOBILENET_STAGES, mobilenet_layers
 from backbones.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from backbones.resnet_timm import stages, timm_resnet
 from moments.eca import eca_kernel_size
@@ -19,16 +20,6 @@ KERNELS: dict[int, tuple[int, int, int, int]] = {
     152: (3, 3, 5, 7),
 }
 FORMULA = "formula"
-# Stages of MobileNetV2: expansion, output channels, blocks, stride of the first block.
-MOBILENET_STAGES = (
-    (1, 16, 1, 1),
-    (6, 24, 2, 2),
-    (6, 32, 3, 2),
-    (6, 64, 4, 2),
-    (6, 96, 3, 1),
-    (6, 160, 3, 2),
-    (6, 320, 1, 1),
-)
 
 
 def stage_kernels(k_size: int | str | Sequence[int], channels: Sequence[int]) -> list[int]:
@@ -114,27 +105,14 @@ class ECAMobileNetV2(nn.Module):
         input_size: int = 224,
         last_channels: int = 1280,
     ) -> None:
-        from torchvision.ops import Conv2dNormActivation
-
         super().__init__()
-        if width_mult <= 0:
-            raise ValueError(f"width_mult = {width_mult} leaves no channels")
         if k_size is None:
             k_size = [1 if channels < 96 else 3 for _, channels, _, _ in MOBILENET_STAGES]
-        scaled = [int(channels * width_mult) for _, channels, _, _ in MOBILENET_STAGES]
-        kernels = stage_kernels(k_size, scaled)
-        fan_in = int(32 * width_mult)
-        layers = [Conv2dNormActivation(3, fan_in, stride=2, activation_layer=nn.ReLU6)]
-        for (expansion, _, blocks, stride), fan_out, k in zip(MOBILENET_STAGES, scaled, kernels, strict=True):
-            for number in range(blocks):
-                layers.append(eca_inverted_residual(fan_in, fan_out, stride if number == 0 else 1, expansion, k))
-                fan_in = fan_out
-        self.out_channels, self.input_size = int(last_channels * max(1.0, width_mult)), input_size
-        layers.append(Conv2dNormActivation(fan_in, self.out_channels, 1, activation_layer=nn.ReLU6))
-        self.features = nn.Sequential(*layers)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        kernels = stage_kernels(k_size, [int(channels * width_mult) for _, channels, _, _ in MOBILENET_STAGES])
+        self.input_size = input_size
+        self.features, self.out_channels = mobilenet_layers(
+            width_mult, last_channels, lambda *sizes: eca_inverted_residual(*sizes[:4], kernels[sizes[4]])
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the last map."""

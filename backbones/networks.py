@@ -8,6 +8,8 @@ from torch import nn
 
 from backbones.classifier import ImageClassifier
 from backbones.errors import UserError, nearest
+from backbones.gcp import NAMES as GCP_NAMES
+from backbones.gcp import study_network
 from backbones.gsop import GSoPResNet
 from backbones.pooled import POOLED_NETWORKS
 from backbones.so_vit import SO_VITS
@@ -42,6 +44,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     **dict.fromkeys(list_backbones("eca_*"), _eca),
     **dict.fromkeys(list_backbones("gsop_*"), _gsop),
     **dict.fromkeys(POOLED_NETWORKS, _pooled),
+    **dict.fromkeys(GCP_NAMES, study_network),
     **dict.fromkeys(SO_VITS, create_so_vit),
 }
 
@@ -50,7 +53,8 @@ def create_network(name: str, num_classes: int = 1000, **options) -> nn.Module:
     """Build a published network: images (B, 3, H, W) -> logits (B, num_classes).
 
     name: a key of `NETWORKS`.
-    options: of its backbone; So-ViT and SoT take `head`, options of their head, too; MPN-COV those of `with_pooling`.
+    options: of its backbone; So-ViT and SoT take `head`, options of their head, too; MPN-COV those of `with_pooling`;
+        the networks of the study those of `study_network`.
     Raises UserError for an unknown name or option.
     """
     if name not in NETWORKS:

@@ -14,8 +14,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from backbones.checkpoint import LoadReport, load_state, read_checkpoint
-from backbones.eca import MOBILENET_STAGES
 from backbones.errors import UserError
+from backbones.mobilenet import MOBILENET_STAGES
 from backbones.triangle_hint import check_steps, settle_order
 
 _RESNET = {part: f"backbone.network.{part}" for part in ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.")}
@@ -41,6 +41,14 @@ _GSOP = {
     "dilate_conv_for_concat2": "se.join_position",
     "bn_for_concat": "se.join_norm",
 }
+
+_MOBILENET = {"features.": "backbone.features.", "classifier.1.": "classifier."}
+# In the study's landscape code the stem has a name of its own and the blocks after it count from 0.
+_PROBED_MOBILENET = {f"features.{i}.": f"backbone.features.{i + 1}." for i in range(18)}
+_PROBED_MOBILENET |= {"conv1.": "backbone.features.0.", "fc.": "classifier."}
+_SHUFFLENET = {f"{x}.": f"backbone.network.{x}." for x in ("conv1", "stage2", "stage3", "stage4", "conv5")}
+_SHUFFLENET |= {"fc.": "classifier."}
+_REDUCTION = {"dimension_reduction.": "pool.reduce."}
 
 _TRANSFORMER = {"visual_tokens.tokens.": "backbone.embed.", "classifier.": "head."}
 _TRANSFORMER |= {name: f"backbone.{name}" for name in ("cls_token", "pos_embed", "blocks.", "norm.")}
@@ -96,8 +104,33 @@ LAYOUTS: dict[str, Layout] = {
     "eca_mobilenet_v2": Layout(
         "ECA-MobileNetV2",
         (r"^features\.\d+\.conv\.\d\.conv\.weight$", r"^features\.0\.0\."),
-        {"features.": "backbone.features.", "classifier.1.": "classifier."},
+        _MOBILENET,
     ),
+    "gcp_mobilenet_v2": Layout(
+        "MobileNetV2 of the GCP study",
+        (r"^dimension_reduction\.", r"^features\.0\.0\."),
+        {**_MOBILENET, **_REDUCTION},
+        iterations=5,
+    ),
+    "gcp_mobilenet_v2_landscape": Layout(
+        "MobileNetV2 of the GCP study's landscapes",
+        (r"^dimension_reduction\.", r"^features\.0\.conv\."),
+        {**_PROBED_MOBILENET, **_REDUCTION},
+        iterations=5,
+    ),
+    "mobilenet_v2_landscape": Layout(
+        "MobileNetV2 of the GCP study's landscapes", (r"^conv1\.0\.", r"^features\.0\.conv\."), _PROBED_MOBILENET
+    ),
+    "mobilenet_v2": Layout(
+        "torchvision's MobileNetV2", (r"^features\.1\.conv\.0\.0\.", r"^features\.0\.0\."), _MOBILENET
+    ),
+    "gcp_shufflenet_v2": Layout(
+        "ShuffleNetV2 of the GCP study",
+        (r"^dimension_reduction\.", r"^stage4\."),
+        {**_SHUFFLENET, **_REDUCTION},
+        iterations=5,
+    ),
+    "shufflenet_v2": Layout("torchvision's ShuffleNetV2", (r"^stage4\.", r"^conv5\."), _SHUFFLENET),
     "gsop_net2": Layout(
         "GSoP-Net2",
         (r"^layer4\.", r"^layer_reduce\.", r"\.(row_conv_group|row_conv_group_for_spatial)\."),
@@ -120,6 +153,12 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "so_vit": Layout("So-ViT", (r"^visual_tokens\.tokens\.",), _TRANSFORMER, {"conv_dr_block": "reduce"}),
     "mpncov": Layout("MPN-COV ResNet", (r"^layer4\.", r"^layer_reduce\."), {**_RESNET, **_REDUCED}, iterations=5),
+    "gcp_resnet_landscape": Layout(
+        "ResNet of the GCP study's landscapes",
+        (r"^layer4\.", r"^Layer_Reduce\."),
+        {**_RESNET, "Layer_Reduce.": "pool.reduce.0.", "Layer_Reduce_BN.": "pool.reduce.1.", "fc.": "classifier."},
+        iterations=5,
+    ),
     "mpncov_parts_pretrained": Layout(  # the reduction of a pretrained network counts as features
         "MPN-COV in parts, pretrained",
         (r"^features\.4\.0\.conv1\.", r"^features\.8\."),

@@ -28,8 +28,15 @@ from backbones.gsop import (
     gsop_net2_resnet50,
     gsop_net2_resnet101,
 )
+from backbones.mobilenet import mobilenet_v2
 from backbones.resnet import resnet10, resnet18, resnet34, resnet50, resnet101
 from backbones.resnet12 import resnet12, resnet34s
+from backbones.shufflenet import (
+    shufflenet_v2_x0_5,
+    shufflenet_v2_x1_0,
+    shufflenet_v2_x1_5,
+    shufflenet_v2_x2_0,
+)
 from backbones.so_vit import so_vit_7, so_vit_10, so_vit_14, so_vit_19, sot_base, sot_small, sot_tiny
 
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
@@ -47,6 +54,11 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "eca_resnet101": eca_resnet101,
     "eca_resnet152": eca_resnet152,
     "eca_mobilenet_v2": eca_mobilenet_v2,
+    "mobilenet_v2": mobilenet_v2,
+    "shufflenet_v2_x0_5": shufflenet_v2_x0_5,
+    "shufflenet_v2_x1_0": shufflenet_v2_x1_0,
+    "shufflenet_v2_x1_5": shufflenet_v2_x1_5,
+    "shufflenet_v2_x2_0": shufflenet_v2_x2_0,
     "gsop_net1_resnet18": gsop_net1_resnet18,
     "gsop_net1_resnet50": gsop_net1_resnet50,
     "gsop_net1_resnet101": gsop_net1_resnet101,

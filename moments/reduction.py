@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": lambda inplace: nn.LeakyReLU(0.1, inplace=inplace)}
+ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6, "leaky_relu": lambda inplace: nn.LeakyReLU(0.1, inplace=inplace)}
 
 
 def channel_reduction(
@@ -15,7 +15,7 @@ def channel_reduction(
     """Build conv1x1 (no bias) - batch norm - activation for each of `widths`, one after the other.
 
     widths: one number, or several (progressive compaction, say 1024, 512, 256, 128); None or nothing: no reduction.
-    activation: "relu" or "leaky_relu" (slope 0.1).
+    activation: "relu", "relu6" or "leaky_relu" (slope 0.1).
     Returns a `Sequential` (stage i is modules 3i to 3i + 2), or None. Raises ValueError for an unknown activation.
     """
     if activation not in ACTIVATIONS:

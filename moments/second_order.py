@@ -23,6 +23,7 @@ class CovariancePool(nn.Module):
     power: (B, D, D) -> (B, D, D), such as `NewtonSchulzRoot(5)` (iSQRT-COV) or `EigenPower()` (MPN-COV); None: none.
     reduction: width d of a 1x1 convolution with batch norm and ReLU before, or several widths for progressive ones;
         None: no reduction.
+    activation: after the reduction, see `channel_reduction`.
     groups: split the channels into this many equal parts, each with a matrix of its own; results are concatenated.
     gaussian: embed mean and covariance together, D = d / groups + 1, instead of the covariance alone, D = d / groups.
     beta: with `gaussian`, the factor on the mean; "learned": a parameter that starts at 1.
@@ -39,6 +40,7 @@ class CovariancePool(nn.Module):
         power: nn.Module | None = None,
         *,
         reduction: int | Sequence[int] | None = None,
+        activation: str = "relu",
         groups: int = 1,
         gaussian: bool = False,
         beta: float | str = 1.0,
@@ -46,7 +48,7 @@ class CovariancePool(nn.Module):
         order: str = "row",
     ) -> None:
         super().__init__()
-        self.reduce = channel_reduction(in_channels, reduction)
+        self.reduce = channel_reduction(in_channels, reduction, activation)
         channels = in_channels if self.reduce is None else self.reduce[-3].out_channels
         if groups < 1 or channels % groups:
             raise ValueError(f"{channels} channels do not split into {groups} equal groups: use a divisor")

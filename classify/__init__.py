@@ -1,0 +1,1 @@
+"""Image classification: training, and the study of covariance pooling in training."""

@@ -1,0 +1,1 @@
+ROBUSTNESS_KINDS = {}
