@@ -38,6 +38,7 @@ from backbones.shufflenet import (
     shufflenet_v2_x2_0,
 )
 from backbones.so_vit import so_vit_7, so_vit_10, so_vit_14, so_vit_19, sot_base, sot_small, sot_tiny
+from backbones.strides import set_last_stride
 
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "conv4": conv4,
@@ -74,7 +75,19 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "sot_base": sot_base,
 }
 
-LIBRARIES: dict[str, Callable[..., nn.Module]] = {"timm": timm_backbone, "torchvision": torchvision_backbone}
+
+def network_backbone(name: str, **options) -> nn.Module:
+    """Build the backbone of a published network, a name of `create_network`, with the strides that it has there."""
+    from backbones.networks import create_network  # which is built on this file
+
+    return create_network(name, 1, **options).backbone
+
+
+LIBRARIES: dict[str, Callable[..., nn.Module]] = {
+    "timm": timm_backbone,
+    "torchvision": torchvision_backbone,
+    "network": network_backbone,
+}
 
 
 def list_backbones(pattern: str = "*") -> list[str]:
@@ -85,10 +98,15 @@ def list_backbones(pattern: str = "*") -> list[str]:
 def create_backbone(name: str, **options) -> nn.Module:
     """Build a backbone: (B, 3, H, W) -> (B, out_channels, h, w), with attributes `mean`, `std` and `input_size`.
 
-    name: a key of `BACKBONES`, or `timm:NAME` or `torchvision:NAME` for any model of those libraries.
-    options: arguments of the builder.
+    name: a key of `BACKBONES`, `timm:NAME` or `torchvision:NAME` for any model of those libraries, or `network:NAME`
+        for the backbone of a published network (`backbones.NETWORKS`).
+    options: arguments of the builder. `last_stride`, of every backbone: 1 keeps the last map twice as large, see
+        `backbones.strides.set_last_stride`.
     Raises UserError for an unknown name or option.
     """
+    last_stride = None if name.startswith("network:") else options.pop("last_stride", None)
+    if last_stride is not None:
+        return set_last_stride(create_backbone(name, **options), last_stride)
     library, _, model = name.partition(":")
     if not (model and library in LIBRARIES) and name not in BACKBONES:
         raise UserError(f"backbone '{name}' is unknown{nearest(name, [*BACKBONES, 'timm:resnet50'])}")
