@@ -108,4 +108,4 @@ class StudySchedule:
 
     def rate(self, epoch: float) -> float:
         """Return the rate at a place of this training, in its own epochs from 0."""
-        return learning_rate(self.family, self.schedule, epoch / self.stretch + 1e-9, self.base_lr)
+        return max(0.0, learning_rate(self.family, self.schedule, epoch / self.stretch + 1e-9, self.base_lr))
