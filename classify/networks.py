@@ -178,6 +178,10 @@ def _needs_positions(pool: nn.Module | None) -> bool:
 def costs(network: nn.Module, size: int) -> tuple[Cost, Cost]:
     """Return what a network costs, and what the same backbone costs with average pooling (its strides as they are)."""
     own = cost(network, size)
+    return own, cost(ImageClassifier(network.backbone, None, count_outputs(network)), size)
+
+
+def count_outputs(network: nn.Module) -> int:
+    """Return how many classes a network tells apart."""
     head = network.classifier if isinstance(network, ImageClassifier) else network.head
-    classes = [layer.out_features for layer in head.modules() if isinstance(layer, nn.Linear)][-1]
-    return own, cost(ImageClassifier(network.backbone, None, classes), size)
+    return [layer.out_features for layer in head.modules() if isinstance(layer, nn.Linear)][-1]

@@ -135,4 +135,4 @@ class ClassScorer:
             images = self.fabric.to_device(batch["images"])
             with self.fabric.autocast():
                 logits = single(model(images.flatten(0, -4))).cpu()
-            yield batch["items"].numpy(), logits.unflatten(0, images.shape[:-3]).flatten(1, -2).mean(1)
+            yield batch["items"].numpy(), logits.view(len(images), -1, logits.shape[1]).mean(1)

@@ -69,7 +69,8 @@ class FileSet:
         read: Callable[[Any], Image.Image],
         origin: str = "",
     ):
-        self.names, self.read, self.origin = list(names), read, origin
+        self.names = names if isinstance(names, Sequence) else list(names)
+        self.read, self.origin = read, origin
         self.labels, self.class_names = _checked(len(self.names), labels, class_names)
 
     def __len__(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -56,20 +56,32 @@ class BatchImages(Dataset):
     The order is a function of (seed, epoch). With several processes each takes every world_size-th image of a batch,
     augmented as in the whole batch; "weight" is its share times world_size, so that averaging gradients over processes
     gives the batch's mean.
+    order: epoch -> (N,) all items, for sets that are better read in another order than a shuffled one.
     """
 
     def __init__(
-        self, pictures: Pictures, batch_size: int, seed: int = 0, epoch: int = 0, rank: int = 0, world_size: int = 1
+        self,
+        pictures: Pictures,
+        batch_size: int,
+        seed: int = 0,
+        epoch: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        order: Callable[[int], np.ndarray] | None = None,
     ) -> None:
         self.pictures, self.batch_size, self.seed = pictures, batch_size, seed
         self.rank, self.world_size = rank, world_size
+        self._make_order = order or self._shuffled
         self.set_epoch(epoch)
 
     def set_epoch(self, epoch: int) -> None:
         """Shuffle anew for another epoch."""
         self.epoch = epoch
+        self._order = self._make_order(epoch)
+
+    def _shuffled(self, epoch: int) -> np.ndarray:
         generator = np.random.Generator(np.random.PCG64(derive(ORDER, self.seed, epoch)))
-        self._order = generator.permutation(len(self.pictures.dataset))
+        return generator.permutation(len(self.pictures.dataset))
 
     def __len__(self) -> int:
         return -(-len(self._order) // self.batch_size)

@@ -13,8 +13,9 @@ def open_dataset(spec: str, *, skip_broken: bool = False, download: bool = False
     """Open the data set that `spec` names: ``SOURCE`` or ``SOURCE?option=value&option=value``.
 
     SOURCE: a path (a folder of class folders, with or without train/val/test above them; a JSON or CSV list or a
-        folder of such lists; an .npz or .zip pack), ``glyphs:latin,greek``, ``digits``, ``torchvision:CIFAR100``.
-        A prefix (``folder:``, ``json:``, ``csv:``, ``pack:``) forces the kind of a path.
+        folder of such lists; an .npz or .zip pack; WebDataset shards, as a folder of .tar files or
+        ``path/train-{0000..1281}.tar``), ``glyphs:latin,greek``, ``digits``, ``torchvision:CIFAR100``.
+        A prefix (``folder:``, ``json:``, ``csv:``, ``pack:``, ``shards:``) forces the kind of a path.
     Options of every source: ``split`` (train, val, test, or several as train+val: classes are numbered across them
         in that order), ``by`` (how classes fall into splits: a name in `episodes/splits`, e.g. mod5 or cifar_fs, or
         a JSON or YAML file with train, val and test lists). Each source has more, see `episodes.sources`.

@@ -28,6 +28,8 @@ FREE_KEYS = (
     *("machine.devices", "machine.num_nodes", "machine.timeout_minutes"),
 )
 ADDED = ("machine.sync_batchnorm",)
+# Schedules that are laid out over all epochs: with another number of them they are other schedules.
+LAID_OUT = ("cosine", "log", "linear", "LRnorm", "LRfast", "LRadju")
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "timm", "lightning-fabric")
 
 
@@ -138,8 +140,8 @@ class RunFolder:
         if not self.resuming or not file.is_file():
             return
         old, new = _flatten(yaml.safe_load(file.read_text())), _flatten(json.loads(json.dumps(self.config)))
-        # a cosine that was laid out for another number of epochs is another schedule; videos' sources know no other
-        fixed = old.get("optim.schedule", "cosine") == "cosine" and old.get("optim.t_max") is None
+        # videos' sources know no other schedule than the cosine
+        fixed = old.get("optim.schedule", "cosine") in LAID_OUT and old.get("optim.t_max") is None
         free = [key for key in FREE_KEYS if key != "optim.epochs" or not fixed]
         for key in sorted(old.keys() | new.keys()):
             added = key not in old and key in ADDED  # the run is older than the option, and was as its default

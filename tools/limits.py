@@ -50,6 +50,18 @@ LEAST = {
     "mixup": 0,
     "cutmix": 0,
     "t_max": 1,
+    "resize": 1,
+    "colour": 0,
+    "streams": 1,
+    "window": 1,
+    "cooldown_epochs": 0,
+    "warmup_lr": 0,
+    "classifier_decay": 0,
+    "weight_decay": 0,
+    "top": 1,
+    "heat": 0,
+    "per_shard": 1,
+    "iterations": 1,
     "eta_min": 0,
 }
 POSITIVE = (
@@ -61,8 +73,12 @@ POSITIVE = (
     "tolerance",
     "query_alpha",
     "timeout_minutes",
+    "classifier_factor",
+    "gamma",
 )
-BELOW_ONE = ("dropout", "momentum", "unknown_below", "beta2", "mask_ratio", "label_smoothing", "drop_path")
+BELOW_ONE = ("dropout", "momentum", "unknown_below", "beta2", "mask_ratio", "label_smoothing", "drop_path", "average")
+# Probabilities, one included.
+SHARES = ("flip", "erasing", "mix_share", "cutmix_share")
 NOT_EMPTY = ("test", "k_shot", "methods", "seeds", "sources", "targets", "kinds")
 # What Lightning Fabric knows, and its short names of the same.
 PRECISIONS = (
@@ -131,6 +147,8 @@ def _wrong(name: str, own: str, value: Any) -> str | None:
         return f"{name} must be above 0, not {value}"
     if own in BELOW_ONE and not 0 <= value < 1:
         return f"{name} must be in [0, 1), not {value}"
+    if own in SHARES and not 0 <= value <= 1:
+        return f"{name} must be in [0, 1], not {value}"
     if own == "precision" and value not in PRECISIONS:
         return f"{name} must be one of {', '.join(PRECISIONS)}, not {value}"
     return None

@@ -55,6 +55,10 @@ def describe(weights: Path, config: dict[str, Any], metrics: dict, versions: dic
         from tools.video_report import describe_source
 
         return describe_source(card, weights.name, config, metrics, versions)
+    if card["stage"] == "classify":
+        from tools.classify_card import describe_classifier
+
+        return describe_classifier(card, weights.name, config, metrics, versions)
     if card["stage"] == "video_tune":
         from tools.tune_card import describe_tuned
 

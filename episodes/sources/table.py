@@ -1,7 +1,8 @@
 """Where images come from: one builder per source, found by the text given to `open_dataset`.
 
 Options: `split`, `by` everywhere; ``groups=Latin,Greek`` (packs), ``root=`` (lists, torchvision),
-``size= variants= seed=`` (glyphs), ``size=`` (digits), ``warn_small=false`` (folders and lists, see `warn_if_small`).
+``size= variants= seed=`` (glyphs), ``size=`` (digits), ``classes=`` (shards),
+``warn_small=false`` (folders and lists, see `warn_if_small`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ OPTIONS = {
     "glyphs": ("size", "variants", "seed"),
     "digits": ("size",),
     "torchvision": ("root",),
+    "shards": ("classes",),
 }
 
 
@@ -79,8 +81,11 @@ def _kind_of_path(source: str) -> str:
     if path.is_dir():
         from .lists import has_lists
 
-        return next((kind for kind in ("json", "csv") if has_lists(path, f".{kind}")), "folder")
-    kinds = {".json": "json", ".csv": "csv", ".npz": "pack", ".zip": "pack"}
+        found = next((kind for kind in ("json", "csv") if has_lists(path, f".{kind}")), None)
+        return found or ("shards" if next(path.glob("*.tar"), None) else "folder")
+    kinds = {".json": "json", ".csv": "csv", ".npz": "pack", ".zip": "pack", ".tar": "shards"}
+    if source.endswith((".tar", ".tar}")):
+        return "shards"
     if path.suffix.lower() in kinds and path.is_file():
         return kinds[path.suffix.lower()]
     if path.is_file():
@@ -228,6 +233,14 @@ def _torchvision(target: str, splits: list[str] | None, options: dict[str, str],
     return torchvision_set(target, Path(options.get("root", "data")).expanduser(), splits, download)
 
 
+def _shards(target: str, splits: list[str] | None, options: dict[str, str], download: bool) -> Any:
+    from .shards import shard_set
+
+    if splits:
+        raise _no_split(target)
+    return shard_set(target, Path(options["classes"]).expanduser() if "classes" in options else None)
+
+
 def _no_split(target: str) -> UserError:
     return UserError(f"'{target}' has no splits of its own: add by=mod5, another class split, or leave split= out")
 
@@ -242,4 +255,5 @@ SOURCES: dict[str, Callable[..., Any]] = {
     "glyphs": _glyphs,
     "digits": _digits,
     "torchvision": _torchvision,
+    "shards": _shards,
 }

@@ -1,0 +1,23 @@
+"""The job `shards` of `tools.classify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from classify.shard_writer import write_shards
+from episodes.opening import open_dataset
+from episodes.progress import Progress
+from tools.classify_config import ClassifyShards
+
+
+def pack(config: ClassifyShards) -> list[str]:
+    """Write shards as configured; returns their paths."""
+    dataset = open_dataset(config.data)
+    with Progress(len(dataset), "writing shards") as bar:
+        paths = write_shards(
+            dataset, Path(config.out), config.name, config.per_shard, config.size, config.quality, config.seed,
+            config.overwrite, bar.advance,
+        )  # fmt: skip
+    last = f" to {paths[-1].name}" if len(paths) > 1 else ""
+    print(f"{len(dataset)} pictures of {len(dataset.class_names)} classes in {paths[0]}{last}")
+    return [str(path) for path in paths]
