@@ -16,7 +16,7 @@ from backbones.errors import UserError, nearest
 from episodes.dataset import ImageSet
 from episodes.loaders import Pictures
 from episodes.seeds import AUGMENT, derive
-from episodes.transforms import normalise_batch
+from episodes.transforms import normalise_batch, torch_seeded
 
 CROPS = ("imagenet", "centre", "pad")
 AUGMENTS = (*CROPS, "standard", "light", "none")
@@ -100,7 +100,11 @@ class Shown:
         image = self.dataset[index][0]
         if isinstance(image, Tensor) and self.view.augment != "none":
             image = v2.functional.to_pil_image(image)
-        return self._make(image) if self.view.augment == "none" else _drawn(self._make, image, derive(*seed))
+        return (
+            self._make(image)
+            if self.view.augment == "none"
+            else _drawn(self._make, image, derive(*seed), bool(self.view.randaug))
+        )
 
 
 def show_training(
@@ -112,15 +116,17 @@ def show_training(
     return Pictures(dataset, view.size, mean, std, augment)
 
 
-def _drawn(transform: Callable[[Any], Any], image: Any, seed: int) -> Any:
-    """Apply a transform that draws from any of the global generators, seeded for the call and put back afterwards.
+def _drawn(transform: Callable[[Any], Any], image: Any, seed: int, everywhere: bool = False) -> Any:
+    """Apply a transform whose global generators are seeded for the call and put back afterwards.
 
-    timm's RandAugment draws from Python's and numpy's, torchvision from torch's.
+    everywhere: also Python's and numpy's, which timm's RandAugment draws from; torchvision draws from torch's.
     """
+    if not everywhere:
+        with torch_seeded(seed):
+            return transform(image)
     python, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002 (it is put back)
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with torch_seeded(seed):
             random.seed(seed)
             np.random.seed(seed % 2**32)  # noqa: NPY002
             return transform(image)
@@ -155,11 +161,14 @@ def _training(view: View, mean: Sequence[float]) -> Callable[[Any], Tensor]:
 
 def _randaug(words: str, size: int, mean: Sequence[float]) -> Callable[[Any], Any]:
     """Return timm's RandAugment; raises UserError for words that it does not take."""
-    from timm.data.auto_augment import auto_augment_transform
+    from timm.data.auto_augment import augment_and_mix_transform, auto_augment_transform, rand_augment_transform
 
     grey = tuple(min(255, round(255 * value)) for value in mean)
     try:
-        return auto_augment_transform(words, {"translate_const": int(size * 0.45), "img_mean": grey})
+        makers = {"rand": rand_augment_transform, "augmix": augment_and_mix_transform}
+        make = makers.get(words.split("-")[0], auto_augment_transform)
+        # At magnitude 10, which noise may reach, timm keeps no bit of a colour, and Pillow refuses that.
+        return make(words, {"translate_const": int(size * 0.45), "img_mean": grey, "magnitude_max": 9.99})
     except (AssertionError, ValueError, KeyError, IndexError) as error:
         raise UserError(
             f"data.randaug '{words}' is none of timm's: write, for instance, rand-m9-mstd0.5-inc1 ({error})"

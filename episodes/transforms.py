@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,11 +89,24 @@ def seeded(transform: Callable[[Any], Any], seed: Sequence[int]) -> Callable[[An
     state = int(np.random.SeedSequence(tuple(int(part) for part in seed)).generate_state(1, np.uint64)[0])
 
     def apply(image: Any) -> Any:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(state)
+        with torch_seeded(state):
             return transform(image)
 
     return apply
+
+
+@contextlib.contextmanager
+def torch_seeded(seed: int) -> Iterator[None]:
+    """Seed torch's global CPU generator for a while, and put it back.
+
+    Not by `torch.manual_seed`, which takes as long as a small picture's augmentation: it also looks after devices.
+    """
+    before = torch.get_rng_state()
+    try:
+        torch.default_generator.manual_seed(seed)
+        yield
+    finally:
+        torch.set_rng_state(before)
 
 
 def normalise_batch(images: Tensor, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Tensor:
