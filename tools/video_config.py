@@ -30,8 +30,8 @@ class VideoPretrain:
         cutmix: alpha of cutmix in the supervised stage; 0 is none.
         label_smoothing: of the supervised stage.
         drop_path: largest drop rate of the supervised stage's blocks.
-        calibrate: start the norm in front of the classifier from the features of 256 clips; for short trainings of small
-            networks, which learn little without it.
+        calibrate: start the norm in front of the classifier from the features of 256 clips; for short trainings of
+            small networks, which learn little without it.
         pictures: draw training clips, reconstructions (ssl) and the confusion of classes (supervised).
         data: the videos
         optim: the training

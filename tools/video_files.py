@@ -81,6 +81,8 @@ def read_any(
     """Do what `read_video_model` does for a file."""
     path, shapes, card = peek(path)
     ours = card.get("domain") == "video"
+    if ours:
+        _check_asked(path, card, model)
     if "backbone" in card and not ours and not model.backbone.startswith(f"{FRAMEWISE}:"):
         raise UserError(
             f"{path} is a checkpoint of pictures ({card['backbone']}): to use it on every frame of clips, name "
@@ -95,6 +97,36 @@ def read_any(
     if not ours and layout_of(shapes) == "tamt":
         return _read_released(path, model, clip, say, method, freeze)
     return _read_source(path, shapes, card, model, clip, say, method, freeze)
+
+
+def _check_asked(path: Path, card: dict[str, Any], model: VideoModel) -> None:
+    """Refuse another network than the card's, and other options of a tuned file: nobody would see them left out.
+
+    The default backbone of `VideoModel` counts as not named, and so do those of pictures, of which a test has one.
+    """
+    asked, own = model.backbone, card["backbone"]
+    named = (asked in VIDEO_VITS or asked.startswith(f"{FRAMEWISE}:")) and asked != VideoModel().backbone
+    if named and asked != own:
+        raise UserError(f"{path} is of {own}, not of {asked}: leave the backbone out, or name another checkpoint")
+    options = card.get("options", {})
+    other = [name for name, value in model.options.items() if options.get(name) != value]
+    if "method" in card and other:
+        name = other[0]
+        has = f"has {options[name]}" if name in options else "has none"
+        raise UserError(
+            f"{path} was tuned with options of its own, and {name} is {model.options[name]} here where it {has}: "
+            "leave the options out, or tune the source weights anew"
+        )
+
+
+def _check_frames(path: Path, card: dict[str, Any], clip: Clip, encoder: Encoder) -> None:
+    """Refuse clips of another number of frames than TAMT's moment head was tuned for."""
+    fixed = isinstance(encoder, TamtModel) and encoder.pool.second_moment == "elstc"
+    if fixed and clip.frames not in (None, card["frames"]):
+        raise UserError(
+            f"{path} was tuned on clips of {card['frames']} frames, and TAMT's moment head takes no others: leave out "
+            f"frames, which is {clip.frames}"
+        )
 
 
 def _plan_of_tuned(card: dict[str, Any], clip: Clip, method: str | None, path: Path) -> VideoArchitecture:
@@ -126,6 +158,7 @@ def _own_state(path: Path) -> tuple[dict, dict]:
 def _read_tuned(path: Path, card: dict, clip: Clip, say: Say, method: str | None, freeze: bool) -> LoadedVideo:
     plan = _plan_of_tuned(card, clip, method, path)
     encoder, (state, head) = plan.build(freeze), _own_state(path)
+    _check_frames(path, card, clip, encoder)
     drop = () if plan.pooling == architecture_of(card).pooling else ("pool.",)
     report = load_state(encoder, state, path, drop=drop, allow_missing=drop)
     say(f"{report} [{card['stage']}, epoch {card.get('epoch')}]")
@@ -138,6 +171,7 @@ def _read_adapters(
     """Put the network that an adapter file belongs to under it."""
     plan = _plan_of_tuned(card, clip, method, path)
     encoder, (state, head) = plan.build(freeze), _own_state(path)
+    _check_frames(path, card, clip, encoder)
     place = find_source(path, card, source)
     classes: list[str] = list(card.get("class_names") or [])
     if place is not None:

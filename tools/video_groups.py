@@ -15,7 +15,7 @@ class Videos:
             motions:DOMAIN or strokes:FILE.npz, see docs/video_data.md.
         val: videos of the validation; null trains without.
         size: side of a clip in pixels; null takes the backbone's own.
-        frames: of a clip.
+        frames: of a clip; null takes the checkpoint's, without one 16.
         sampling: which frames: segments (spread over the whole video), window (a dense run) or reference (TAMT's code);
             null takes the stage's of video_pretrain, window.
         step: between the frames of a window; in reference the width of its draw; null takes the stage's, 4.
@@ -34,7 +34,7 @@ class Videos:
     train: str = "motions:digits?split=train"
     val: str | None = None
     size: int | None = None
-    frames: int = 16
+    frames: int | None = None
     sampling: Literal["segments", "window", "reference"] | None = "segments"
     step: int | None = 2
     augment: Literal["randaug", "crop", "multiscale", "reference", "none"] | None = "randaug"

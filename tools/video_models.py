@@ -150,6 +150,17 @@ class LoadedVideo(Loaded):
         options = {**self.head_options(), **options}
         return self.load_head(create_video_head(self.architecture.method, k_shot, self.out_dim, **options))
 
+    def load_head(self, head: nn.Module, training: bool = False) -> nn.Module:
+        """Do what `Loaded.load_head` does; raises UserError for a head that needs more frames than a clip has left."""
+        least, plan = getattr(head, "least_frames", 1), self.architecture
+        there = measure_grid(self.encoder.backbone, plan.frames, plan.size)[0] if least > 1 else 1
+        if there < least:
+            raise UserError(
+                f"{find_video_method(plan.method).title} needs {least} frames, and the network makes {there} of "
+                f"the {plan.frames} of a clip: give clips more frames, or the head other options"
+            )
+        return super().load_head(head, training)
+
     @property
     def source_key(self) -> str:
         """Hash of the network without what is tuned around it."""

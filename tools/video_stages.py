@@ -70,6 +70,7 @@ def resolve(config: VideoPretrain) -> VideoPretrain:
     )
     data = replace(
         data,
+        frames=given(data.frames, config.backbone_options.get("frames", 16)),
         sampling=given(data.sampling, "window"),
         step=given(data.step, stage.step),
         augment=given(data.augment, stage.augment),

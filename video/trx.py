@@ -122,6 +122,11 @@ class TRX(nn.Module):
         sizes = [whole("a cardinality", size, 1) for size in cardinalities]
         self.attention = nn.ModuleList(TupleAttention(in_channels, size, key_dim, value_dim) for size in sizes)
 
+    @property
+    def least_frames(self) -> int:
+        """Frames that a clip's features must have: those of the largest tuple."""
+        return max(attention.size for attention in self.attention)
+
     def forward(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int | None = None) -> Tensor:
         """(E, S, t, C), (E, S), (E, Q, t, C) -> logits (E, Q, K); -inf for a class without support."""
         n_way = check_episodes(support, support_labels, query, n_way)
@@ -147,10 +152,9 @@ class TRX(nn.Module):
                 f"this TRX head compares frames of {self.in_channels} channels and got {channels}: "
                 "build it with in_channels of the backbone"
             )
-        largest = max(attention.size for attention in self.attention)
-        if frames < largest:
+        if frames < self.least_frames:
             raise ValueError(
-                f"TRX makes tuples of {largest} frames and the features have {frames}: "
+                f"TRX makes tuples of {self.least_frames} frames and the features have {frames}: "
                 "give clips more frames or smaller cardinalities"
             )
 

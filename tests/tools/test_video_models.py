@@ -121,6 +121,36 @@ def test_methods_on_averages_take_the_vectors_of_tamt(root, source):
         read(path, method="otam")
 
 
+def test_what_a_card_says_otherwise_is_refused_instead_of_ignored(root, source):
+    tuned = root / "said.safetensors"
+    tiny_video.tuned(tuned, source)
+    for path in (source, tuned):
+        with pytest.raises(UserError, match=r"is of video_vit_small, not of video_vit_base: leave the backbone out"):
+            read(path, VideoModel("tamt", "video_vit_base"))
+        with pytest.raises(UserError, match=r"is of video_vit_small, not of frames:conv4"):
+            read(path, VideoModel("protonet", "frames:conv4"))
+        read(path, VideoModel("protonet", "resnet12"))  # the default of tests, which is of pictures
+    assert read(source, tiny_video.model(options={"adapt": 1})).architecture.options == {"adapt": 1}
+    with pytest.raises(UserError, match=r"options of its own, and adapt is 1 here where it has none"):
+        read(tuned, tiny_video.model(options={"adapt": 1}))
+    for tune in ("adapters", "all"):
+        tiny_video.tuned(tuned, source, tune=tune)
+        with pytest.raises(UserError, match=r"was tuned on clips of 8 frames, .*: leave out frames, which is 16"):
+            read(tuned, frames=16)
+        assert read(tuned, frames=8).architecture.frames == read(tuned).architecture.frames == 8
+
+
+def test_clips_with_too_few_frames_for_the_tuples_of_trx(source):
+    loaded = read(source, method="trx", frames=4)  # two steps in time
+    with pytest.raises(UserError, match=r"TRX needs 3 frames, and the network makes 2 of the 4 of a clip"):
+        loaded.head(1)
+    pairs = create_video_head("trx", 1, loaded.out_dim, cardinalities=[2], key_dim=4, value_dim=4)
+    assert loaded.load_head(pairs, training=True) is pairs and pairs.least_frames == 2
+    framewise = read(None, VideoModel("trx", "frames:conv4", {"width": 8, "input_size": 16}), frames=2)
+    with pytest.raises(UserError, match=r"the network makes 2 of the 2 of a clip"):
+        framewise.head(1)
+
+
 def test_adapters_find_their_network(root, source, tmp_path):
     moved = tmp_path / "together"
     moved.mkdir()

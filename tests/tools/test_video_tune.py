@@ -62,6 +62,11 @@ def options(run: Path, checkpoint: str | None, films: dict[str, str], val: bool 
     )
 
 
+def test_clips_have_the_frames_of_the_source(tmp_path, films, source):
+    video_tune(options(tmp_path / "run", source, films, method="protonet", val=False, data={"frames": None}))
+    assert read_checkpoint(tmp_path / "run" / "best.safetensors")[1]["frames"] == tiny_video.FRAMES != 16
+
+
 def rows_of(run: Path) -> list[dict]:
     rows = [json.loads(line) for line in (Path(run) / "log.jsonl").read_text().splitlines()]
     return [{key: value for key, value in row.items() if key not in ("seconds", "wait_share")} for row in rows]
