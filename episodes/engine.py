@@ -104,6 +104,7 @@ def fit(
     card: dict | None = None,
     say: Callable[[str], None] = print,
     weights: Callable[[nn.Module], dict[str, Tensor]] | None = None,
+    watch: Callable[[dict[str, Tensor], Progressed], None] | None = None,
 ) -> Progressed:
     """Train a model and return where it ended, with one history row an epoch.
 
@@ -113,16 +114,21 @@ def fit(
     validate: module in eval mode -> numbers for the log; 'val_accuracy' selects the best epoch.
     card: facts about the model that are written into the header of its weights.
     weights: model -> the tensors to keep of the chosen epoch, for what is tuned beside a frozen network; None: all.
+    watch: called before every step with its batch and where training stands; it must leave the model as it finds it.
     Raises UserError, on every process, when the loss or a weight of any is no longer finite, or when another process
     has ended; the checkpoints before it stay.
     """
     team = team_of(fabric)
     with contact(lambda: _way_on(run)):
         keep = Kept(card or {}, weights or nn.Module.state_dict)
-        return _fit(fabric, team, model, step, batches, loader, optimizer, schedule, plan, run, validate, keep, say)
+        return _fit(
+            fabric, team, model, step, batches, loader, optimizer, schedule, plan, run, validate, keep, say, watch
+        )  # fmt: skip
 
 
-def _fit(fabric, team, model, step, batches, loader, optimizer, schedule, plan, run, validate, keep, say) -> Progressed:
+def _fit(
+    fabric, team, model, step, batches, loader, optimizer, schedule, plan, run, validate, keep, say, watch
+) -> Progressed:  # fmt: skip
     module = model
     model, optimizer = fabric.setup(model, optimizer)
     state = _start(fabric, team, module, optimizer, schedule, run, say)
@@ -130,7 +136,7 @@ def _fit(fabric, team, model, step, batches, loader, optimizer, schedule, plan, 
     while state.epoch < plan.epochs:
         started = time.perf_counter()
         module.train()
-        _train_epoch(fabric, team, model, module, step, batches, loader, optimizer, schedule, plan, state, run)
+        _train_epoch(fabric, team, model, module, step, batches, loader, optimizer, schedule, plan, state, run, watch)
         row = _epoch_row(team, state, optimizer, time.perf_counter() - started, plan.items)
         spread_buffers(team, module)  # before validation, which is to test the weights that are written
         with together(team):
@@ -179,7 +185,9 @@ def _start(fabric, team: Team, module, optimizer, schedule, run: RunFolder | Non
     return state
 
 
-def _train_epoch(fabric, team, model, module, step, batches, loader, optimizer, schedule, plan, state, run) -> None:
+def _train_epoch(
+    fabric, team, model, module, step, batches, loader, optimizer, schedule, plan, state, run, watch
+) -> None:  # fmt: skip
     """Run the rest of the current epoch, from `state.in_epoch` on."""
     batches.set_epoch(state.epoch)
     total = len(batches)
@@ -190,6 +198,9 @@ def _train_epoch(fabric, team, model, module, step, batches, loader, optimizer, 
         for batch in _fetched(team, loader(batches, state.in_epoch), total - state.in_epoch):
             batch = fabric.to_device(batch)
             waited += time.perf_counter() - last
+            if watch is not None:
+                with together(team):
+                    watch(batch, state)
             torch.manual_seed(derive(MODEL, plan.seed, state.step, fabric.global_rank))
             moves = (state.in_epoch + 1) % plan.accumulate == 0 or state.in_epoch + 1 == total
             group = min(plan.accumulate, total - state.in_epoch // plan.accumulate * plan.accumulate)

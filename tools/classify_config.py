@@ -175,6 +175,27 @@ class Regular:
 
 
 @dataclass
+class Probe:
+    """Loss landscape and gradient predictiveness, recorded during training without changing it: landscapes.jsonl.
+
+    Args:
+        every: steps between probes, counted anew in every epoch; 0 leaves them out. Published: 500 (MobileNetV2: 1000).
+        where: last part before the map that is probed: stem, layer1, ... (published: stem).
+        low: smallest step along the gradient; null as published, 0.1 (MobileNetV2 0.045).
+        high: largest one; null as published, 75 (MobileNetV2 1.5).
+        count: steps, evenly spaced.
+        batch_norm: train, with the statistics of the batch, as published, or eval.
+    """
+
+    every: int = 0
+    where: str = "stem"
+    low: float | None = None
+    high: float | None = None
+    count: int = 50
+    batch_norm: Literal["train", "eval"] = "train"
+
+
+@dataclass
 class ClassifyTrain:
     """Train a classification network on pictures.
 
@@ -191,6 +212,7 @@ class ClassifyTrain:
         network: the network
         optim: the training
         regular: mixing, smoothing, averaging
+        probe: the study's landscapes
         machine: the machine
     """
 
@@ -206,6 +228,7 @@ class ClassifyTrain:
     network: Network = field(default_factory=Network)
     optim: ClassOptim = field(default_factory=ClassOptim)
     regular: Regular = field(default_factory=Regular)
+    probe: Probe = field(default_factory=Probe)
     machine: Machine = field(default_factory=Machine)
 
 

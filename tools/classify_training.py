@@ -14,8 +14,10 @@ from classify.average import Averaged, inner
 from classify.confusion import draw_confusion
 from classify.grid_plot import plot_grid, to_pixels
 from classify.groups import freeze_start, make_groups, make_optimizer
+from classify.landscape import RANGES, evenly_spaced
 from classify.mixing import make_step
 from classify.networks import make_card, measure
+from classify.probing import LandscapeRecorder
 from classify.schedules import follow_rate, make_rate
 from classify.scoring import ClassScorer
 from classify.shard_order import ShardOrder
@@ -58,6 +60,7 @@ def train(config: ClassifyTrain) -> dict:
         model, optimizer, schedule = prepare(config, network, rate, len(batches))
         validate = val and ClassScorer(fabric, val, names, config.data.val, optim.batch_size, config.data.workers)
         run = session.open_run(config, fabric)
+        watch = watching(config, network, run)
     say(announce(config, design, pictures, val, names, run.path))
     with session.together(fabric):
         if config.pictures and run.main:
@@ -84,6 +87,7 @@ def train(config: ClassifyTrain) -> dict:
         card,
         say,
         weights=lambda module: inner(module).state_dict(),
+        watch=watch,
     )  # fmt: skip
     facts = dict(costs)
     if validate is not None:
@@ -138,6 +142,17 @@ def prepare(config: ClassifyTrain, network: nn.Module, rate, batches: int):
     if config.compile:
         network.compile(backend=config.compile)  # in place, so that names of weights stay
     return model, optimizer, follow_rate(optimizer, rate, optim.lr, -(-batches // optim.accumulate))
+
+
+def watching(config: ClassifyTrain, network: nn.Module, run) -> LandscapeRecorder | None:
+    """Return what records landscapes; None where none are asked for."""
+    probe = config.probe
+    if not probe.every:
+        return None
+    low, high, _ = RANGES["mobilenet" if "mobilenet" in config.network.name else "resnet"]
+    etas = evenly_spaced(probe.low or low, probe.high or high, probe.count)
+    path = run.path / "landscapes.jsonl" if run.main else None
+    return LandscapeRecorder(network, etas, probe.every, path, probe.where, probe.batch_norm)
 
 
 def describe(config: ClassifyTrain) -> str:

@@ -43,6 +43,8 @@ LEAST = {
     "opset": 18,
     "frames": 1,
     "step": 1,
+    "every": 0,
+    "count": 1,
     "store": 1,
     "limit_s": 0,
     "warmup_epochs": 0,
