@@ -96,15 +96,17 @@ class Shown:
         seeds = [derive(AUGMENT, *seed, place, 1) for place in places]
         return torch.stack([_drawn(self._erase, image, one) for image, one in zip(normal, seeds, strict=True)])
 
+    def pixels(self, index: int) -> Tensor:
+        """Return a picture in its test view before it is normalised: uint8 (3, size, size), or (V, 3, size, size)."""
+        return self._make(self.dataset[index][0])
+
     def _one(self, index: int, seed: tuple[int, ...]) -> Tensor:
         image = self.dataset[index][0]
         if isinstance(image, Tensor) and self.view.augment != "none":
             image = v2.functional.to_pil_image(image)
-        return (
-            self._make(image)
-            if self.view.augment == "none"
-            else _drawn(self._make, image, derive(*seed), bool(self.view.randaug))
-        )
+        if self.view.augment == "none":
+            return self._make(image)
+        return _drawn(self._make, image, derive(*seed), everywhere=bool(self.view.randaug))
 
 
 def show_training(
