@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from backbones import SoTHead
 from backbones.errors import UserError
 from classify.mixing import single
+from moments import BDC, CovariancePool
 
 
 def heat_maps(network: nn.Module, images: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -16,36 +18,59 @@ def heat_maps(network: nn.Module, images: Tensor, classes: Tensor | None = None)
     network: an `ImageClassifier` or `TokenClassifier`, in eval mode. images: (B, 3, H, W), normalised.
     classes: (B,); None: the likeliest ones.
 
-    With f the last map (or the visual tokens) and g the gradient of the class's logit by it, position p has
-    relu(sum_c g_cp f_cp) (HiResCAM, Draelos and Carin 2020). With average pooling this is the class activation map
-    (Zhou et al. 2016); a second-order head weights every position by itself, g being 2 G (x_p - mean) with G the
-    gradient by the covariance, which the channel weights of Grad-CAM, averaged over positions, would hide.
+    With x_p the features at position p that enter the pooling (after its reduction, or the visual tokens) and g_p the
+    gradient of the class's logit by them, the position has relu(g_p . x_p) (HiResCAM, Draelos and Carin 2020). With
+    average pooling this is the class activation map (Zhou et al. 2016).
+    A covariance does not change with the mean m of the features, so that g_p . x_p would depend on where zero happens
+    to lie: there it is relu(g_p . (x_p - m)), the position's own part 2 (x_p - m)' G (x_p - m) of the logit, with G the
+    gradient by the covariance. Grad-CAM, which averages g over positions, would find nothing: it sums up to zero.
     Maps are scaled by their maximum; one without any evidence is zero.
     """
     with torch.no_grad():
-        features, prefix = _features(network, images)
-    features = features.detach().requires_grad_()
+        tokens = hasattr(network, "tokens")
+        features = network.tokens(images) if tokens else network.backbone(images)
     with torch.enable_grad():
-        logits = single(_answer(network, features))
+        leaf, logits = _answer(network, features.detach().requires_grad_())
+        logits = single(logits)
         chosen = logits.argmax(1) if classes is None else classes
-        gradient = torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), features)[0]
-    product = (gradient * features.detach()).float()
-    heat = product.sum(1) if prefix is None else _grid(product[:, prefix:].sum(2), images.shape[-2:])
-    heat = F.interpolate(heat.relu()[:, None], images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+        gradient = torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), leaf)[0]
+    values = leaf.detach()
+    if tokens:
+        prefix = int(network.head.class_token)
+        gradient, values = (part[:, prefix:].transpose(1, 2) for part in (gradient, values))  # (B, C, N)
+    if _centred(network):
+        values = values - values.flatten(2).mean(2).view(*values.shape[:2], *[1] * (values.dim() - 2))
+    heat = (gradient * values).float().sum(1)
+    heat = (_grid(heat, images.shape[-2:]) if tokens else heat).relu()
+    heat = F.interpolate(heat[:, None], images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
     return logits.detach(), heat / heat.amax((1, 2), keepdim=True).clamp_min(torch.finfo(heat.dtype).tiny)
 
 
-def _features(network: nn.Module, images: Tensor) -> tuple[Tensor, int | None]:
-    """Return the last map and None, or tokens (B, N, C) and how many of them are no positions."""
+def _answer(network: nn.Module, features: Tensor) -> tuple[Tensor, Tensor | tuple[Tensor, ...]]:
+    """Return what the gradient is taken by, and logits; a reduction in front of the pooling is passed before."""
     if hasattr(network, "tokens"):
-        return network.tokens(images), int(network.head.class_token)
-    return network.backbone(images), None
+        return features, network.head(features)
+    leaves = [features]
+
+    def cut(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+        leaves.append(output.detach().requires_grad_())
+        return leaves[-1]
+
+    reduction = getattr(network.pool, "reduce", None)
+    hook = reduction.register_forward_hook(cut) if isinstance(reduction, nn.Module) else None
+    try:
+        logits = network.classifier(network.dropout(network.pool(features)))
+    finally:
+        if hook is not None:
+            hook.remove()
+    return leaves[-1], logits
 
 
-def _answer(network: nn.Module, features: Tensor) -> Tensor | tuple[Tensor, ...]:
+def _centred(network: nn.Module) -> bool:
+    """Whether the mean of the features makes no difference to the answer."""
     if hasattr(network, "tokens"):
-        return network.head(features)
-    return network.classifier(network.dropout(network.pool(features)))
+        return getattr(network.head, "second_order", isinstance(network.head, SoTHead))
+    return isinstance(network.pool, BDC) or (isinstance(network.pool, CovariancePool) and not network.pool.gaussian)
 
 
 def _grid(values: Tensor, size: tuple[int, int]) -> Tensor:

@@ -216,14 +216,12 @@ def _key(path: str) -> str:
 def index_shard(path: str) -> dict[str, np.ndarray]:
     """Read the headers of a shard: offset, size, member and label of every picture in it, in the order of the file."""
     rows: list[tuple[int, int, bytes, bytes]] = []
-    length = os.path.getsize(path)
     try:
         with tarfile.open(path, "r:") as archive:
-            for key, members in itertools.groupby((m for m in archive if m.isfile()), key=lambda m: sample_key(m.name)):
-                members = list(members)
-                if members[-1].offset_data + members[-1].size > length:
-                    raise tarfile.ReadError("it ends within the last file")
-                rows += _sample(path, key, members, archive.extractfile)
+            files = [member for member in archive if member.isfile()]
+            _check_end(path, files)
+            for key, members in itertools.groupby(files, key=lambda member: sample_key(member.name)):
+                rows += _sample(path, key, list(members), archive.extractfile)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(
             f"the shard '{path}' cannot be read ({str(error).splitlines()[0]}): copy it again, or leave it out"
@@ -238,6 +236,16 @@ def index_shard(path: str) -> dict[str, np.ndarray]:
         "member": np.array(members),
         "label": np.array(labels),
     }
+
+
+def _check_end(path: str, files: list[tarfile.TarInfo]) -> None:
+    """Refuse a shard without the empty block that every tar file ends with: one that was cut off lacks it."""
+    if not files:
+        return
+    with open(path, "rb") as file:
+        file.seek(files[-1].offset_data + -(-files[-1].size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("it has no end: it was cut off")
 
 
 def sample_key(name: str) -> str:
