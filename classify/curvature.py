@@ -4,9 +4,9 @@ With P = X J X^T and R = P^(1/2) a gradient G_R comes back as the G_P that solve
 sums of square roots of eigenvalues: strong directions are damped and weak ones raised, like P^(-1/2) / 2 would do.
 K-FAC divides the gradient of a layer by the second moments of its input and of the gradients at its output.
 
-Gradients are compared on an imagined linear layer, the identity, in front of the pooling. At the features themselves the
-gradient of average pooling is the same everywhere and that of covariance pooling sums to zero, so the two always are at
-right angles.
+Gradients are compared on an imagined linear layer, the identity, in front of the pooling. At the features themselves
+the gradient of average pooling is the same everywhere and that of covariance pooling sums to zero, so the two always
+are at right angles.
 """
 
 from __future__ import annotations
@@ -120,9 +120,11 @@ def curvature(
     rows = {}
     for steps in (*iterations, None):
         root = roots(steps)
-        grad = feature_gradient(
-            lambda x, root=root: F.linear(upper_triangle(root(covariance(x))), weight, bias), x, labels
-        )
+
+        def score(x: Tensor, root: Callable[[Tensor], Tensor] = root) -> Tensor:
+            return F.linear(upper_triangle(root(covariance(x))), weight, bias)
+
+        grad = feature_gradient(score, x, labels)
         own = _layer_gradient(grad, x)
         row = {name: cosine(own, other) for name, other in candidates.items()}
         row |= _features_alone(x, labels, weight, bias, root, grad)

@@ -29,6 +29,7 @@ def test_formula_is_automatic_differentiation_through_eigenvectors(p):
     torch.testing.assert_close(r @ found + found @ r, grad)  # Lyapunov's equation
 
 
+@pytest.mark.filterwarnings("ignore:20 Newton-Schulz steps")
 def test_twenty_steps_converge_to_it(p):
     grad = torch.eye(6, dtype=torch.float64).expand(3, 6, 6) + 0.1
     p = p.requires_grad_()
@@ -63,6 +64,7 @@ def test_average_classifier_learns():
     assert (said == labels).all()
 
 
+@pytest.mark.filterwarnings("ignore:20 Newton-Schulz steps")
 def test_report_on_a_batch():
     torch.manual_seed(4)
     features, labels = torch.randn(16, 6, 6, 6).relu(), torch.arange(16) % 4
