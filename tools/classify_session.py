@@ -55,18 +55,27 @@ def load_start(network: nn.Module, options: Network, class_names: Sequence[str] 
         parts = ("pool.", "head.")
         missing = drop + tuple(part for part in parts if not any(key.startswith(part) for key in renamed))
     told = {"order": options.order or card.get("order"), "iterations": options.iterations or card.get("iterations")}
-    if _known(state):
-        load_released(
-            network, path, **told, averaged=options.averaged, drop=drop, allow_missing=missing, say=say
-        )  # fmt: skip
-    else:  # libraries' own files, whose names are those of the wrapped network
-        load_weights(
-            network, path, drop=drop or ("fc.", "head.", "classifier."), allow_missing=missing or last, say=say
-        )
-    if missing:
-        fresh = sorted({key.rpartition(".")[0] for key in network.state_dict() if key.startswith(missing)})
+    try:
+        if _known(state):
+            load_released(network, path, **told, averaged=options.averaged, drop=drop, allow_missing=missing, say=say)
+        else:  # libraries' own files, whose names are those of the wrapped network
+            own = ("fc.", "head.", "classifier.")
+            load_weights(network, path, drop=drop or own, allow_missing=missing or last, say=say)
+    except UserError as error:
+        raise UserError(_with_options(str(error))) from error
+    fresh = sorted({key.rpartition(".")[0] for key in network.state_dict() if missing and key.startswith(missing)})
+    if fresh:
         say(f"starting fresh: {', '.join(fresh[:6])}{f' and {len(fresh) - 6} more' if len(fresh) > 6 else ''}")
     return card
+
+
+def _with_options(message: str) -> str:
+    """Name the options of this script beside the arguments that a message names."""
+    for name in ("order", "iterations"):
+        if f"{name}=" in message:
+            place = f"--network.pool_options.{name}, or --network.options.{name} of a published network"
+            return f"{message}; here: {place}, builds the pool, --network.{name} says what the file has"
+    return message
 
 
 def _known(state: dict[str, Tensor]) -> bool:
