@@ -30,8 +30,8 @@ class VideoPretrain:
         cutmix: alpha of cutmix in the supervised stage; 0 is none.
         label_smoothing: of the supervised stage.
         drop_path: largest drop rate of the supervised stage's blocks.
-        calibrate: start the norm in front of the classifier from the features of 256 clips; for short trainings of
-            small networks, which learn little without it.
+        batch_norm: normalise features over the batch in front of the classifier while it is trained, folded into its
+            norm in the file; short trainings of small networks learn little without it.
         pictures: draw training clips, reconstructions (ssl) and the confusion of classes (supervised).
         data: the videos
         optim: the training
@@ -55,7 +55,7 @@ class VideoPretrain:
     cutmix: float = 1.0
     label_smoothing: float = 0.1
     drop_path: float = 0.1
-    calibrate: bool = False
+    batch_norm: bool = False
     pictures: bool = True
     data: Videos = field(default_factory=lambda: Videos(sampling=None, step=None, augment=None))
     optim: SourceOptim = field(default_factory=SourceOptim)

@@ -8,13 +8,15 @@ from tools.video_config import VideoPretrain
 
 def video_pretrain(config: VideoPretrain) -> dict:
     """Run a source stage as configured; returns what `metrics.json` holds."""
+    from torch.nn import SyncBatchNorm
+
     from episodes.engine import Plan, fit
     from tools import session
     from tools.report import finish_training
     from tools.source_pictures import draw_clips
     from tools.video_session import open_videos
     from tools.video_stages import STAGES, build_model, card_of, design, load_start, make_optimizer, resolve
-    from video.pretraining import SourceBatches, calibrate, ssl_step, supervised_step
+    from video.pretraining import BatchNormed, SourceBatches, ssl_step, supervised_step
 
     session.check(config)
     config = resolve(config)
@@ -30,16 +32,19 @@ def video_pretrain(config: VideoPretrain) -> dict:
         model = build_model(config, network, names)
         if config.weights:
             load_start(model, config.weights, names, say)
+        plain = model
+        if config.batch_norm and not ssl:
+            model = BatchNormed(plain)
         masks = {"grid": grid, "mask_ratio": config.mask_ratio} if ssl else {}
         batches = SourceBatches(
             train, config.optim.batch_size, config.optim.repeats, config.seed,
             fabric.global_rank, fabric.world_size, **masks,
         )  # fmt: skip
         session.lay_out(model, config.machine)
+        if config.machine.sync_batchnorm:
+            model = SyncBatchNorm.convert_sync_batchnorm(model)
         steps = -(-len(batches) // config.optim.accumulate)
         optimizer, schedule = make_optimizer(config, model, steps, getattr(network, "depth", None))
-        if config.calibrate and not ssl:
-            calibrate(model, (batches.first(16, start)[0] for start in range(0, min(256, len(train.dataset)), 16)))
         validate, how = _validator(config, fabric, val, names, grid)
         run = session.open_run(config, fabric)
     _announce(config, plan, train, run.path, how, say)
@@ -67,9 +72,10 @@ def video_pretrain(config: VideoPretrain) -> dict:
         validate,
         card_of(plan, config.stage, **facts, **more),
         say,
+        BatchNormed.folded if plain is not model else None,
     )
     if config.pictures:
-        _draw_results(config, fabric, model, val or train, validate, grid, run)
+        _draw_results(config, fabric, plain, val or train, validate, grid, run)
     return finish_training(run, state, f"{stage.title}, {config.backbone}", say)
 
 

@@ -115,7 +115,8 @@ def card_of(plan: VideoArchitecture, stage: str, **facts: object) -> dict[str, o
 def build_model(config: VideoPretrain, network: nn.Module, class_names: Sequence[str]) -> nn.Module:
     """Build what a stage trains around the network; raises UserError for a decoder that does not fit."""
     if config.stage == "supervised":
-        return VideoClassifier(network, len(class_names))
+        # normalised features need no start near the uniform guess
+        return VideoClassifier(network, len(class_names), init_scale=1.0 if config.batch_norm else 0.001)
     try:
         return MaskedAutoencoder(network, **config.decoder, mean=network.mean, std=network.std)
     except (TypeError, ValueError) as error:
@@ -129,13 +130,13 @@ def load_start(model: nn.Module, path: str, class_names: Sequence[str], say: Say
     Raises UserError for files that do not fit.
     """
     if isinstance(model, MaskedAutoencoder):
-        load_source(model, path, say=say)
+        load_source(model, path, say=say, flag="--backbone")
         _load_decoder(model, path, say)
         return
     file, _, card = peek(Path(path))
     same = list(card.get("class_names", [])) == list(class_names)
     if isinstance(model.backbone, VideoViT):
-        _say_fresh(load_source(model, path, classifier=same, say=say), say)
+        _say_fresh(load_source(model, path, classifier=same, say=say, flag="--backbone"), say)
         return
     state, _ = read_checkpoint(file)
     if card.get("domain") == "video":  # of this stage

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -72,11 +72,10 @@ class SourceBatches(Dataset):
             batch["mask"] = draw_masks(self.grid, self.mask_ratio, [(*seed, place) for place in places])
         return batch
 
-    def first(self, most: int, start: int = 0) -> tuple[Tensor, np.ndarray]:
-        """Return clips of the first videos that are trained on, from number `start` on, and their labels."""
-        mine = self._order[start : start + most]
-        places = range(start, start + len(mine))
-        return self.pictures.load(mine, self.seed, self.epoch, 0, 0, places=places), self.pictures.dataset.labels[mine]
+    def first(self, most: int) -> tuple[Tensor, np.ndarray]:
+        """Return clips of the first videos that are trained on, and their labels, to be looked at."""
+        mine = self._order[:most]
+        return self.pictures.load(mine, self.seed, self.epoch, 0, 0), self.pictures.dataset.labels[mine]
 
 
 def draw_masks(grid: Grid, ratio: float, seeds: Sequence[tuple[int, ...]]) -> Tensor:
@@ -119,21 +118,37 @@ class OrderedClips(Dataset):
         return {**batch, "items": torch.from_numpy(items)}
 
 
-@torch.no_grad()
-def calibrate(model: VideoClassifier, clips: Iterable[Tensor], eps: float = 1e-3) -> None:
-    """Start the norm in front of a classifier from the features of some clips, so that they have mean 0, deviation 1.
+class BatchNormed(nn.Module):
+    """A classifier whose features are normalised over the batch while it is trained, without learned factors.
 
-    The average of a transformer's tokens is nearly the same for all clips (their deviation is a twentieth of it in
-    random networks), and short trainings on few videos never get to the rest. This moves the affine part of `fc_norm`
-    alone, so that the network and its files stay what they are. eps: added to deviations.
+    Averages of tokens hardly differ between clips (their deviation is a hundredth of their size after masked
+    pre-training), so the steps of a short training move what all clips share and never get to the rest; linear probes
+    of masked auto-encoders take the same norm (He et al. 2022, A.1). Statistics are of each process's share.
     """
-    training = model.training
-    model.eval()
-    features = torch.cat([model.features(part) for part in clips])
-    model.train(training)
-    scale = 1 / (features.std(0) + eps)
-    model.fc_norm.weight.mul_(scale)
-    model.fc_norm.bias.copy_((model.fc_norm.bias - features.mean(0)) * scale)
+
+    def __init__(self, classifier: VideoClassifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.norm = nn.BatchNorm1d(classifier.head.in_features, affine=False)
+
+    def features(self, clips: Tensor) -> Tensor:
+        """Return normalised averages (B, C); those of a single clip by the running statistics."""
+        features, norm = self.classifier.features(clips).float(), self.norm
+        if len(features) > 1:
+            return norm(features)
+        return F.batch_norm(features, norm.running_mean, norm.running_var, eps=norm.eps)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Classify clips (B, 3, T, H, W) -> (B, num_classes)."""
+        return self.classifier.head(self.features(clips))
+
+    @torch.no_grad()
+    def folded(self) -> dict[str, Tensor]:
+        """Return the state dict of the plain `VideoClassifier` that computes the same in eval mode."""
+        state = dict(self.classifier.state_dict())
+        scale = (self.norm.running_var + self.norm.eps).rsqrt()
+        bias = (state["fc_norm.bias"] - self.norm.running_mean) * scale
+        return {**state, "fc_norm.weight": state["fc_norm.weight"] * scale, "fc_norm.bias": bias}
 
 
 def ssl_step(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -127,14 +127,15 @@ def test_new_classes_are_validated_by_episodes(tmp_path, capsys):
     assert "10 episodes, 5-way 1-shot" in (tmp_path / "card.md").read_text()
 
 
-def test_a_calibrated_start_is_another_start(tmp_path):
-    still = {"epochs": 1, "lr": 1e-30, "final_lr": 0.0}
-    for name in (True, False):
-        config = options(tmp_path / str(name), "supervised", calibrate=name, optim=still)
-        video_pretrain(config)
-    one, other = (weights(tmp_path / str(name)) for name in (True, False))
-    assert near(one["backbone.blocks.1.mlp.fc2.weight"], other["backbone.blocks.1.mlp.fc2.weight"])
-    assert one["fc_norm.weight"].mean() > 2 * other["fc_norm.weight"].mean()
+def test_a_batch_norm_of_the_training_is_folded_into_the_file(tmp_path):
+    """What the file's plain classifier says is what validation saw, and it is resumed with its statistics."""
+    config = options(tmp_path / "run", "supervised", TRAIN, batch_norm=True, select="last")
+    metrics = video_pretrain(config)
+    assert not [key for key in weights(tmp_path / "run") if not key.startswith(("backbone.", "fc_norm.", "head."))]
+    again = {"weights": metrics["weights"], "optim": {"epochs": 1, "lr": 1e-30, "final_lr": 0.0}, "select": "last"}
+    found = video_pretrain(options(tmp_path / "again", "supervised", TRAIN, **again))
+    assert found["kept"]["val_accuracy"] == metrics["kept"]["val_accuracy"]
+    assert found["kept"]["val_top5"] == metrics["kept"]["val_top5"]
 
 
 def test_classification_learns(tmp_path):
@@ -158,7 +159,8 @@ def test_classification_learns(tmp_path):
 @pytest.mark.parametrize("stage", ["ssl", "supervised"])
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch, stage):
     """It stops after the forward pass of step 7 of 9, two steps after the last checkpoint."""
-    more = {"optim": {"epochs": 3, "save_steps": 2, "accumulate": 2, "repeats": 2}, "data": {"augment": "randaug"}}
+    optim = {"epochs": 3, "save_steps": 2, "accumulate": 2, "repeats": 2}
+    more = {"optim": optim, "data": {"augment": "randaug"}, "batch_norm": True}
     name = {"ssl": "ssl_step", "supervised": "supervised_step"}[stage]
     plain, steps = getattr(video.pretraining, name), iter(range(6))
 

@@ -21,7 +21,7 @@ from video.clips import Clips
 from video.clips_open import open_clips
 from video.clips_views import ClipView
 from video.frames import FrameSampling
-from video.pretraining import OrderedClips, SourceBatches, calibrate, clip_mix, ssl_step, supervised_step
+from video.pretraining import BatchNormed, OrderedClips, SourceBatches, clip_mix, ssl_step, supervised_step
 from video.reconstruction_plot import join_tubes, plain_clips, plot_reconstruction, reconstruct
 
 SIZE, FRAMES, GRID = 16, 4, (2, 4, 4)
@@ -196,18 +196,24 @@ def test_a_few_steps_learn(clips):
     assert losses[-1] < 0.87 * losses[0]
 
 
-def test_a_calibrated_norm_gives_features_of_mean_0_and_deviation_1():
+def test_features_are_normalised_over_the_batch_and_the_plain_classifier_computes_the_same():
     torch.manual_seed(0)
-    model, x = VideoClassifier(network(), 5).double(), random_clips(24)
+    plain = VideoClassifier(network(), 5, init_scale=1.0)
+    model, x = BatchNormed(plain), random_clips(24).float()
     with torch.no_grad():
-        model.fc_norm.weight.uniform_(0.5, 2)
-        model.fc_norm.bias.normal_()
-        before = model.backbone(x)
-        calibrate(model, x.split(7), eps=0.0)
-        features = model.features(x)
-        torch.testing.assert_close(features.mean(0), torch.zeros(12, dtype=torch.float64))
-        torch.testing.assert_close(features.std(0), torch.ones(12, dtype=torch.float64))
-        assert torch.equal(model.backbone(x), before) and model.training
+        plain.fc_norm.weight.uniform_(0.5, 2)
+        plain.fc_norm.bias.normal_()
+        for _ in range(40):
+            features = model.features(x)
+        torch.testing.assert_close(features.mean(0), torch.zeros(12), atol=1e-5, rtol=0)
+        torch.testing.assert_close(features.std(0, unbiased=False), torch.ones(12), atol=1e-2, rtol=0)
+        model.eval()
+        other = VideoClassifier(network(), 5)
+        other.load_state_dict(model.folded())
+        torch.testing.assert_close(other(x), model(x), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(other.features(x), model.features(x), rtol=1e-4, atol=1e-4)
+        alone = model.features(x[:1])
+        torch.testing.assert_close(model.train().features(x[:1]), alone)  # one clip has no deviation
 
 
 def train(fabric, clips, stage: str):
