@@ -1,6 +1,6 @@
 """Where images come from: one builder per source, found by the text given to `open_dataset`.
 
-Options: `split`, `by` everywhere; ``groups=Latin,Greek`` (packs), ``root=`` (lists, torchvision),
+Options: `split`, `by`, `items` everywhere; ``groups=Latin,Greek`` (packs), ``root=`` (lists, torchvision),
 ``size= variants= seed=`` (glyphs), ``size=`` (digits), ``classes=`` (shards),
 ``warn_small=false`` (folders and lists, see `warn_if_small`).
 """
@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import numpy as np
+
 from ..class_splits import load_split, split_classes
 from ..dataset import FileSet, select_classes
 from ..errors import UserError, nearest
 
-# Every option that a source understands besides split and by.
+# Every option that a source understands besides split, by and items.
 OPTIONS = {
     "folder": ("warn_small",),
     "json": ("root", "warn_small"),
@@ -39,6 +41,13 @@ def open_source(spec: str, download: bool = False) -> Any:
     for name in splits:
         if name not in ("train", "val", "test"):
             raise UserError(f"'{spec}' asks for the split '{name}'{nearest(name, ('train', 'val', 'test'))}")
+    items = options.pop("items", None)
+    if items is not None:
+        return some_items(_open(kind, target, splits, options, download, spec), items, spec)
+    return _open(kind, target, splits, options, download, spec)
+
+
+def _open(kind: str, target: str, splits: list[str], options: dict[str, str], download: bool, spec: str) -> Any:
     by = options.pop("by", None)
     if by is not None:
         if not splits:
@@ -51,6 +60,29 @@ def open_source(spec: str, download: bool = False) -> Any:
             raise UserError(f"the class split '{by}' has no classes for split={'+'.join(splits)}")
         return select_classes(whole, wanted)
     return SOURCES[kind](target, splits, options, download)
+
+
+def some_items(dataset: Any, parts: str, spec: str) -> Any:
+    """Return some items of every class: of its items 0, 1, ... those with i % 5 < 3 are train, 3 is val, 4 is test.
+
+    parts: names of these, joined by +. Pictures of one class then stand on both sides, as classification wants it.
+    """
+    places = {"train": (0, 1, 2), "val": (3,), "test": (4,)}
+    wanted = [name for name in parts.split("+") if name]
+    for name in wanted:
+        if name not in places:
+            raise UserError(f"'{spec}' asks for the items '{name}'{nearest(name, places)}")
+    sizes = np.bincount(dataset.labels, minlength=len(dataset.class_names))
+    if sizes.min() < 5:
+        small = int(sizes.argmin())
+        raise UserError(
+            f"class '{dataset.class_names[small]}' of '{spec}' has {sizes[small]} items: items= needs five at least"
+        )
+    order = np.argsort(dataset.labels, kind="stable")
+    number = np.empty(len(order), dtype=np.int64)  # of an item within its class
+    number[order] = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    kept = np.flatnonzero(np.isin(number % 5, [place for name in wanted for place in places[name]]))
+    return dataset.take(kept, dataset.labels[kept], dataset.class_names)
 
 
 def parse_spec(spec: str) -> tuple[str, str, dict[str, str]]:
@@ -69,7 +101,7 @@ def parse_spec(spec: str) -> tuple[str, str, dict[str, str]]:
         kind, target = _kind_of_path(source), source
     if kind == "digits" and target:
         raise UserError(f"'{spec}' asks for '{target}' of the digits, which have no parts: write digits")
-    known = ("split", "by", *OPTIONS[kind])
+    known = ("split", "by", "items", *OPTIONS[kind])
     for key in options:
         if key not in known:
             raise UserError(f"'{spec}' has the option '{key}', which {kind} does not know{nearest(key, known)}")

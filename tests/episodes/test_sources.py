@@ -253,3 +253,17 @@ def test_csv_lists_with_a_root(tmp_path):
     path.write_text("file,class\nq.png,a\n")
     with pytest.raises(UserError, match="must name filename,label"):
         open_dataset(spec)
+
+
+def test_items_of_every_class_by_their_number(tmp_path):
+    whole = open_dataset("digits")
+    parts = [open_dataset(f"digits?items={name}") for name in ("train", "val", "test")]
+    assert sum(map(len, parts)) == len(whole) and all(part.class_names == whole.class_names for part in parts)
+    sixes = [whole.images[i] for i in np.flatnonzero(whole.labels == 6)]
+    assert all((a == b).all() for a, b in zip(sixes[3::5], parts[1].images[parts[1].labels == 6], strict=True))
+    assert len(open_dataset("digits?items=train+val")) == len(parts[0]) + len(parts[1])
+    with pytest.raises(UserError, match="asks for the items 'trian'; did you mean 'train'"):
+        open_dataset("digits?items=trian")
+    tree(tmp_path, {"a": 5, "b": 4})
+    with pytest.raises(UserError, match="class 'b' of .* has 4 items: items= needs five at least"):
+        open_dataset(f"{tmp_path}?items=val")
