@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.errors import UserError
+from backbones.wording import many
 
 FORMAT = "covey-1"
 EXPECTED = "give the path of a .safetensors, .pt, .pth or .tar file"
@@ -138,7 +139,7 @@ class LoadReport:
     dropped: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        text = f"{self.path}: {len(self.matched)} tensors matched"
+        text = f"{self.path}: {many(len(self.matched), 'tensor')} matched"
         for word, keys in (("dropped on request", self.dropped), ("not wanted by the model", self.unused)):
             text += f", {len(keys)} {word} ({_some(keys)})" if keys else ""
         return text
@@ -226,12 +227,14 @@ def load_state(
     report.unused = sorted(set(state) - set(own))
     surplus = _surplus(report.unused, own)
     if report.missing or report.misshaped or surplus or not report.matched:
-        problems = [f"{len(report.missing)} keys are missing ({_some(report.missing)})"] if report.missing else []
+        problems = []
+        if report.missing:
+            problems.append(f"{many(len(report.missing), 'key is', 'keys are')} missing ({_some(report.missing)})")
         if report.misshaped:
-            problems.append(f"{len(report.misshaped)} have another shape ({_some(report.misshaped)})")
+            problems.append(f"{many(len(report.misshaped), 'has', 'have')} another shape ({_some(report.misshaped)})")
         if report.unused:
             fitless = surplus or report.unused
-            problems.append(f"{len(fitless)} in the file fit nowhere ({_some(fitless)})")
+            problems.append(f"{many(len(fitless), 'in the file fits', 'in the file fit')} nowhere ({_some(fitless)})")
         raise UserError(
             f"{path} is a checkpoint of another architecture: {'; '.join(problems) or 'no key matches'}. "
             "Build the model that it was saved from, or name prefixes to drop."

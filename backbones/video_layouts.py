@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from backbones.checkpoint import LoadReport, load_state, read_checkpoint
 from backbones.errors import UserError
+from backbones.video_sizes import other_sizes
 from backbones.video_vit import VideoViT
+from backbones.wording import many
 
 LAYOUTS = {
     "videomae_finetuned": "VideoMAE, supervised stage",
@@ -184,18 +186,26 @@ def read_source(path: str | Path) -> SourceState:
 
 
 def load_source(
-    model: nn.Module, path: str | Path, *, classifier: bool = False, say: Callable[[str], None] = print
+    model: nn.Module,
+    path: str | Path,
+    *,
+    classifier: bool = False,
+    say: Callable[[str], None] = print,
+    flag: str = "--model.backbone",
 ) -> LoadReport:
     """Load a source checkpoint into a network and say what matched.
 
     model: a `VideoViT`, or a module that holds one as `vit` or `backbone`. Its `fc_norm`, directly in it or in a part
         `mix` or `pool`, is taken too where the file has one; `head` only with classifier=True.
     say: receives the report: the layout, how many tensors matched, what was missing, what the model does not want.
-    Raises UserError, naming the keys, when a tensor of the network is missing, has another shape, or the file has
-    blocks that the network lacks. Nothing is loaded then.
+    flag: that names the backbone where this is called from, for the sentence about a network of other sizes.
+    Raises UserError for a file of other sizes, and, naming the keys, when a tensor of the network is missing, has
+    another shape, or the file has blocks that the network lacks. Nothing is loaded then.
     """
     source = read_source(path)
     prefix, vit = _find_vit(model)
+    if text := other_sizes(source.vit, vit, flag):
+        raise UserError(f"{path} {text}")
     own, inside = model.state_dict(), {prefix + key for key in vit.state_dict()}
     state = {prefix + key: value for key, value in source.vit.items() if not key.startswith("norm.") or vit.norm}
     norms = [name for name in _NORMS if f"{name}weight" in own]
@@ -213,7 +223,8 @@ def load_source(
     report.unused = sorted(source.rest)
     report.unused += [] if norms else [f"fc_norm.{leaf}" for leaf in source.fc_norm]
     report.unused += [] if classifier else [f"classifier.{leaf}" for leaf in source.classifier]
-    say(f"{report}; layout: {LAYOUTS[source.layout]}; {len(fresh)} tensors of the model start fresh")
+    new = many(len(fresh), "tensor of the model starts", "tensors of the model start")
+    say(f"{report}; layout: {LAYOUTS[source.layout]}; {new} fresh")
     for line in config_disagreements(Path(path), vit):
         say(line)
     return report

@@ -22,8 +22,10 @@ from backbones.video_layouts import (
     split_state,
     vit_keys,
 )
+from backbones.video_sizes import guess, sizes
 from backbones.video_vit import VideoViT
 from backbones.video_zoo import VIDEO_VITS, create_video_backbone
+from backbones.wording import many
 from tools.video_files import layout_of, peek
 
 STAGES = {
@@ -90,14 +92,13 @@ def inspect(path: Path, backbone: str | None = None, source: str | None = None) 
     found.numbers = sum(value.numel() for value in state.values())
     found.dtypes = dict(Counter(str(value.dtype).removeprefix("torch.") for value in state.values()))
     sick = [key for key, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
-    if sick:
-        found.problems.append(f"{len(sick)} tensors hold numbers that are not finite ({some(sick)})")
+    _problem(found, sick, "tensor holds numbers that are", "tensors hold numbers that are", "not finite")
     found.kind = LAYOUTS[layout] if layout and not ours else "covey"
     if ours or not found.kind.startswith(("VideoMAE", "TAMT")):
         found.kind += f"; {STAGES.get(stage, stage) or 'no card that says of what'}"
     if layout is not None:
         parts = split_state(state)
-        found.network = sizes(parts)
+        found.network = sizes(parts.vit)
         found.backbone = card.get("backbone") or guess(found.network)
         options = dict(card.get("backbone_options", {})) if ours and backbone in (None, found.backbone) else {}
         found.fit = compare(parts, backbone or found.backbone, found.network, options)
@@ -131,29 +132,6 @@ def _layout(path: Path, shapes: dict[str, tuple[int, ...]], card: dict[str, Any]
     raise UserError(f"{path} holds blocks of a video transformer without its patch embedding: it was saved in part")
 
 
-def sizes(parts: SourceState) -> dict[str, Any]:
-    """Return what the shapes tell of a `VideoViT`: dim, depth, tubelet_size, patch_size, mlp_ratio, ..."""
-    embed, hidden = parts.vit.get("patch_embed.proj.weight"), parts.vit.get("blocks.0.mlp.fc1.weight")
-    numbers = {int(found[1]) for key in parts.vit if (found := re.match(r"blocks\.(\d+)\.", key))}
-    result: dict[str, Any] = {"depth": max(numbers, default=-1) + 1}
-    if embed is not None:
-        result |= {"dim": embed.shape[0], "tubelet_size": embed.shape[2], "patch_size": embed.shape[3]}
-    if hidden is not None:
-        result["mlp_ratio"] = round(hidden.shape[0] / hidden.shape[1], 4)
-    result["qkv_bias"] = "blocks.0.attn.q_bias" in parts.vit
-    result["layer_scale"] = "blocks.0.gamma_1" in parts.vit
-    return result
-
-
-def guess(network: dict[str, Any]) -> str | None:
-    """Return the name of the backbone of these sizes, None where there is none of them."""
-    for name, known in VIDEO_VITS.items():
-        wanted = {"patch_size": 16, "tubelet_size": 2, **known}
-        if all(network.get(key) == wanted[key] for key in ("dim", "depth", "patch_size", "tubelet_size")):
-            return name
-    return None
-
-
 def compare(
     parts: SourceState, backbone: str | None, network: dict[str, Any], options: dict[str, Any] | None = None
 ) -> Fit:
@@ -184,18 +162,20 @@ def compare(
 def _judge(found: Inspection, parts: SourceState) -> None:
     """Add what would stop a run to the problems."""
     fit, deep = found.fit, found.network["depth"]
-    if fit.missing:
-        found.problems.append(f"{len(fit.missing)} tensors that {fit.backbone} needs are missing ({some(fit.missing)})")
-    if fit.misshaped:
-        found.problems.append(f"{len(fit.misshaped)} have another shape than in {fit.backbone} ({some(fit.misshaped)})")
     known = set(vit_keys(deep, layer_scale=True))
     beyond = [key for key in fit.unused if key in known and key in parts.vit]
-    if beyond:
-        found.problems.append(f"{len(beyond)} have no place in {fit.backbone} ({some(beyond)})")
-    if strange := misplaced_blocks(parts):
-        found.problems.append(f"{len(strange)} tensors inside blocks belong to no known network ({some(strange)})")
+    _problem(found, fit.missing, "tensor is", "tensors are", f"missing that {fit.backbone} needs")
+    _problem(found, fit.misshaped, "has", "have", f"another shape than in {fit.backbone}")
+    _problem(found, beyond, "has", "have", f"no place in {fit.backbone}")
+    _problem(found, misplaced_blocks(parts), "tensor inside blocks belongs", "tensors inside blocks belong",
+             "to no known network")  # fmt: skip
     if found.layout.startswith("transformers") and not found.network["qkv_bias"]:
         found.notes.append("there are no biases of queries and values: early releases of transformers 5 dropped them")
+
+
+def _problem(found: Inspection, names: list[str], one: str, more: str, what: str) -> None:
+    if names:
+        found.problems.append(f"{many(len(names), one, more)} {what} ({some(names)})")
 
 
 def _config_notes(path: Path, found: Inspection) -> list[str]:

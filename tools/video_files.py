@@ -14,6 +14,7 @@ from backbones.checkpoint import load_state, read_checkpoint
 from backbones.video_layouts import LAYOUTS, detect_layout, load_source
 from backbones.video_vit import VideoViT
 from backbones.video_zoo import FRAMEWISE, VIDEO_VITS
+from backbones.wording import many
 from tools.video_groups import VideoModel
 from tools.video_methods import find_video_method
 from tools.video_models import Encoder, LoadedVideo, Say, VideoArchitecture, architecture_of, source_key
@@ -190,7 +191,7 @@ def _read_adapters(
     load_trainable_state(encoder, state, str(path))
     if not freeze:
         encoder.requires_grad_(True)
-    say(f"{path}: {len(state)} tensors tuned around {place or plan.backbone} [epoch {card.get('epoch')}]")
+    say(f"{path}: {many(len(state), 'tensor')} tuned around {place or plan.backbone} [epoch {card.get('epoch')}]")
     return LoadedVideo(plan, encoder, card, head, source=place, seen=list(dict.fromkeys(classes)))
 
 

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from backbones import UserError
 from backbones.checkpoint import LoadReport, read_checkpoint, write_atomically
-from backbones.video_layouts import LAYOUTS, detect_layout, foreign_key, vit_keys
+from backbones.video_layouts import LAYOUTS, detect_layout, foreign_key, split_state, vit_keys
+from backbones.video_sizes import other_sizes
+from backbones.wording import many
 from video.tamt import TamtModel
 
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -136,7 +138,7 @@ def load_tuned(
     state, _ = read_checkpoint(path)
     state = {key.removeprefix("module."): value for key, value in state.items()}
     report, unused = load_reference(model, state, path)
-    say(f"{report}; layout: {LAYOUTS['tamt']}; {len(unused)} tensors that nothing uses")
+    say(f"{report}; layout: {LAYOUTS['tamt']}; {many(len(unused), 'tensor')} that nothing uses")
     return report, unused
 
 
@@ -149,6 +151,8 @@ def load_reference(
         raise UserError(
             f"{path} is a source checkpoint ({LAYOUTS[layout]}) and no tuned model: load it with load_source, then tune"
         )
+    if text := other_sizes(split_state(state).vit, model.backbone.vit):
+        raise UserError(f"{path} {text}")
     slots = {slot.key: slot for slot in reference_slots(model)}
     optional = ("num_batches_tracked",)
     missing = [key for key, slot in slots.items() if slot.own and key not in state and not key.endswith(optional)]
@@ -159,8 +163,12 @@ def load_reference(
         if key in state and tuple(state[key].shape) != slot.shape
     ]
     problems = [
-        f"{len(keys)} {what} ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''})"
-        for keys, what in ((missing, "keys are missing"), (shapes, "have another shape"), (unknown, "fit nowhere"))
+        f"{many(len(keys), *what)} ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''})"
+        for keys, what in (
+            (missing, ("key is missing", "keys are missing")),
+            (shapes, ("has another shape", "have another shape")),
+            (unknown, ("fits nowhere", "fit nowhere")),
+        )
         if keys
     ]
     if problems:

@@ -114,7 +114,7 @@ def test_a_plain_resnet_lacks_the_attention_and_says_so(tmp_path):
 def test_further_blocks_and_foreign_files_are_refused(tmp_path):
     state = to_released(eca_resnet().state_dict(), "eca_resnet")
     torch.save({**state, "layer4.2.conv1.weight": torch.zeros(1)}, tmp_path / "deep.pth")
-    with pytest.raises(UserError, match=r"fit nowhere.*layer4.2.conv1.weight"):
+    with pytest.raises(UserError, match=r"fits nowhere.*layer4.2.conv1.weight"):
         load_released(eca_resnet(), tmp_path / "deep.pth")
     torch.save({"encoder.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match=r"other.pth: these tensors \(encoder.weight\).*ECA-ResNet"):

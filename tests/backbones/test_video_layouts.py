@@ -139,10 +139,12 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path, layout):
     state = foreign(tiny(1), layout)
     key = foreign_key("blocks.1.mlp.fc1.bias", layout)
     without = {k: v for k, v in state.items() if k != key}
-    refused(tmp_path, without, r"1 keys are missing \(blocks.1.mlp.fc1.bias\)")
+    refused(tmp_path, without, r"1 key is missing \(blocks.1.mlp.fc1.bias\)")
     refused(tmp_path, {**state, key: torch.zeros(95)}, r"blocks.1.mlp.fc1.bias \(95,\) instead of \(96,\)")
-    refused(tmp_path, state, r"fit nowhere \(blocks.1", target=tiny(2, depth=1))
-    refused(tmp_path, state, "keys are missing", target=tiny(2, depth=3))
+    blocks = r"width 24, 2 blocks, patches of 4 x 4 pixels, and the network has {}: give --model.backbone_options "
+    blocks += r"'{{dim: 24, depth: 2, patch_size: 4}}' and its heads"
+    refused(tmp_path, state, blocks.format("1 block"), target=tiny(2, depth=1))
+    refused(tmp_path, state, blocks.format("3 blocks"), target=tiny(2, depth=3))
     strange = {**state, key.replace("bias", "relative_bias"): torch.zeros(3)}
     refused(tmp_path, strange, "no place for .*relative_bias")
 

@@ -71,7 +71,7 @@ def test_a_network_that_is_named(tmp_path, capsys):
     torch.save(state, tmp_path / "small.pt")
     code, found = inspect(capsys, tmp_path / "small.pt")
     assert code == 1 and found["fit"]["missing"] == ["blocks.3.attn.v_bias"]
-    assert "1 tensors hold numbers that are not finite (blocks.5.mlp.fc1.bias)" in found["problems"]
+    assert "1 tensor holds numbers that are not finite (blocks.5.mlp.fc1.bias)" in found["problems"]
 
 
 def test_config_beside_a_file_of_transformers(tmp_path, capsys):

@@ -55,8 +55,8 @@ def refused(tmp_path, state, message, model=None):
 def test_what_does_not_fit_is_refused_by_name(tmp_path):
     state = to_reference(tiny_tamt())
     without = {key: value for key, value in state.items() if key != "head2.weight"}
-    refused(tmp_path, without, r"1 keys are missing \(head2.weight\)")
-    refused(tmp_path, {**state, "extra": torch.zeros(1)}, r"1 fit nowhere \(extra\)")
+    refused(tmp_path, without, r"1 key is missing \(head2.weight\)")
+    refused(tmp_path, {**state, "extra": torch.zeros(1)}, r"1 fits nowhere \(extra\)")
     refused(tmp_path, {**state, "head2.bias": torch.zeros(3)}, r"head2.bias \(3,\) instead of \(24,\)")
     refused(tmp_path, state, "fit nowhere", model=tiny_tamt(adapt=1))
     refused(tmp_path, state, "have another shape", model=tiny_tamt(head={"groups": 4}))
