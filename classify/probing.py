@@ -91,4 +91,4 @@ def compare_landscapes(first: Iterable[Mapping], second: Iterable[Mapping]) -> d
     smooth = both(lambda line: line["smoothness"])
     found |= {"smoothness_first": smooth[:, 0].mean(), "smoothness_second": smooth[:, 1].mean()}
     found["smoothness_lower"] = (smooth[:, 1] < smooth[:, 0]).mean()
-    return {name: float(value) for name, value in found.items()}
+    return {name: value if name == "probes" else float(value) for name, value in found.items()}

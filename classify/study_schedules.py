@@ -93,7 +93,7 @@ class StudySchedule:
     """One of the schedules, made shorter or longer for a data set of another size.
 
     stretch: epochs of this training for one of the recipe; 0.1 goes through LRnorm's hundred epochs in ten.
-    base_lr: None: the recipe's.
+    base_lr: None: the recipe's; another one scales the whole curve.
     """
 
     family: str
@@ -108,4 +108,6 @@ class StudySchedule:
 
     def rate(self, epoch: float) -> float:
         """Return the rate at a place of this training, in its own epochs from 0."""
-        return max(0.0, learning_rate(self.family, self.schedule, epoch / self.stretch + 1e-9, self.base_lr))
+        published = recipe(self.family, self.schedule)
+        factor = 1.0 if self.base_lr is None else self.base_lr / published.base_lr
+        return max(0.0, factor * learning_rate(self.family, self.schedule, epoch / self.stretch + 1e-9))

@@ -45,6 +45,10 @@ LEAST = {
     "step": 1,
     "every": 0,
     "count": 1,
+    "severities": 1,
+    "limit": 1,
+    "sequences": 0,
+    "difficulty": 1,
     "store": 1,
     "limit_s": 0,
     "warmup_epochs": 0,
@@ -77,11 +81,14 @@ POSITIVE = (
     "timeout_minutes",
     "classifier_factor",
     "gamma",
+    "stretch",
+    "low",
+    "high",
 )
 BELOW_ONE = ("dropout", "momentum", "unknown_below", "beta2", "mask_ratio", "label_smoothing", "drop_path", "average")
 # Probabilities, one included.
 SHARES = ("flip", "erasing", "mix_share", "cutmix_share")
-NOT_EMPTY = ("test", "k_shot", "methods", "seeds", "sources", "targets", "kinds")
+NOT_EMPTY = ("test", "k_shot", "methods", "seeds", "sources", "targets", "kinds", "severities", "parts", "names")
 # What Lightning Fabric knows, and its short names of the same.
 PRECISIONS = (
     "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true",

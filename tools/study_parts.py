@@ -1,0 +1,212 @@
+"""What `tools.gcp_study` measures on trained networks: gaps of fast schedules, robustness, curvature."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from backbones import UserError
+from classify.corruptions import find_corruption
+from classify.curvature import curvature
+from classify.robust_scoring import Trial, score_corruptions, score_perturbations
+from classify.robustness import (
+    ALEXNET,
+    CORRUPTIONS,
+    PERTURBATIONS,
+    VALIDATION_CORRUPTIONS,
+    Baseline,
+    baseline_of,
+    corruption_scores,
+    perturbation_scores,
+    read_baseline,
+    write_baseline,
+)
+from classify.scoring import match_classes
+from classify.views import Shown
+from episodes.run import write_json
+from tools import classify_session, classify_testing
+from tools.classify_config import Network, TestData
+from tools.study_config import GcpStudy, Robust
+from tools.study_training import Job
+
+Say = Callable[[str], None]
+CURVATURE_PICTURES = 128
+
+
+def accuracies(metrics: Mapping[Job, Mapping]) -> dict[str, dict[str, list[float]]]:
+    """Return network -> schedule -> validation accuracy (a fraction) of every seed."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for job, values in metrics.items():
+        found.setdefault(job.network, {}).setdefault(job.schedule, []).append(values["validation"]["accuracy"])
+    return found
+
+
+def gaps(reached: Mapping[str, Mapping[str, list[float]]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return schedule -> network -> {"mean", "spread"}: what it loses against the first schedule, in points.
+
+    The difference is taken seed by seed; spread is the standard deviation over the seeds, 0 for one.
+    """
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for network, by_schedule in reached.items():
+        first, *others = by_schedule
+        for schedule in others:
+            lost = 100 * (np.array(by_schedule[first]) - np.array(by_schedule[schedule]))
+            spread = float(lost.std(ddof=1)) if len(lost) > 1 else 0.0
+            found.setdefault(schedule, {})[network] = {"mean": float(lost.mean()), "spread": spread}
+    return found
+
+
+def check_robust(options: Robust) -> None:
+    """Refuse unknown names and files that cannot be read, before anything is trained."""
+    for name in options.corruptions or ():
+        find_corruption(name)
+    for name in options.perturbations or ():
+        if name not in PERTURBATIONS:
+            raise UserError(f"perturbation '{name}' is unknown: {', '.join(PERTURBATIONS)}")
+    if max(options.severities) > 5:
+        raise UserError(f"robust.severities is {options.severities}: severities are 1 to 5")
+    if options.difficulty > 3:
+        raise UserError(f"robust.difficulty is {options.difficulty}: difficulties are 1 to 3")
+    open_frost(options.frost)
+    open_baseline(options.baseline)
+
+
+def open_frost(folder: str | None) -> list[np.ndarray]:
+    """Return the photographs of a folder, (H, W, 3) in [0, 1], in the order of their names; none without a folder."""
+    if folder is None:
+        return []
+    from PIL import Image, UnidentifiedImageError
+
+    if not Path(folder).is_dir():
+        raise UserError(f"robust.frost {folder} is no folder: name one with photographs of frost, or leave it out")
+    photographs = []
+    for file in sorted(path for path in Path(folder).iterdir() if path.is_file()):
+        try:
+            with Image.open(file) as image:
+                photographs.append(np.asarray(image.convert("RGB")) / 255.0)
+        except UnidentifiedImageError:
+            continue  # a readme, a licence
+    if not photographs:
+        raise UserError(f"robust.frost {folder} holds no pictures: name a folder with photographs of frost")
+    return photographs
+
+
+def open_baseline(file: str | None) -> Baseline:
+    """Return the baseline of a file; AlexNet on ImageNet without one."""
+    if file is None:
+        return ALEXNET
+    try:
+        return read_baseline(json.loads(Path(file).read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"cannot read the baseline {file}: {error}") from error
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+
+
+class Tested:
+    """The two trained networks and the validation pictures, as both see them."""
+
+    def __init__(self, config: GcpStudy, jobs: Mapping[str, Job], fabric, say: Say) -> None:
+        """jobs: network -> the training that is tested."""
+        read = {
+            name: classify_session.read_network(str(job.weights), Network(), None, say) for name, job in jobs.items()
+        }
+        self.config, self.fabric, self.say = config, fabric, say
+        self.networks = {name: fabric.setup_module(trained.network.eval()) for name, trained in read.items()}
+        self.bare = {name: trained.network for name, trained in read.items()}
+        first = next(iter(read.values()))
+        view = classify_testing.view_of(TestData(), first)
+        dataset = classify_session.open_classes(config.data.val, config.data, view.size)
+        self.shown = Shown(dataset, view, first.network.mean, first.network.std)
+        self.labels = match_classes(first.class_names, dataset, config.data.val)[np.asarray(dataset.labels)]
+
+    def trial(self, limit: int | None) -> Trial:
+        """Return what is to be scored: a fixed choice of `limit` pictures."""
+        options = self.config.robust
+        return Trial(
+            self.fabric, self.networks, self.shown, self.labels, options.batch_size, self.config.data.workers,
+            self.config.seed, limit, open_frost(options.frost), options.scale_lengths, self.say,
+        )  # fmt: skip
+
+
+def robustness(tested: Tested, folder: Path) -> dict:
+    """Score both networks under corruptions and perturbations; writes the baseline that GAP makes."""
+    options = tested.config.robust
+    names = list(options.corruptions or CORRUPTIONS)
+    others = [name for name in VALIDATION_CORRUPTIONS if options.validation_corruptions and name not in names]
+    trial = tested.trial(options.limit)
+    found = score_corruptions(trial, names + others, options.severities)
+    videos: dict[str, dict] = {name: {"flips": {}, "top5": {}, "zipf": {}} for name in tested.networks}
+    if options.sequences:
+        sequences = tested.trial(options.sequences)
+        videos = score_perturbations(sequences, options.perturbations or PERTURBATIONS, options.difficulty)
+    given, own = open_baseline(options.baseline), _own_baseline(found, videos)
+    write_json(folder / "baseline_gap.json", write_baseline(own))
+    scores = {}
+    for network, values in found.items():
+        counted = {name: values["errors"][name] for name in names}
+        scores[network] = {
+            "clean_error": values["clean_error"],
+            "errors": values["errors"],
+            **videos[network],
+            "given": _scores(counted, values["clean_error"], videos[network], given),
+            "own": _scores(counted, values["clean_error"], videos[network], own),
+        }
+    return {
+        "pictures": len(trial.items),
+        "sequences": min(options.sequences, len(tested.labels)),
+        "counted": names,
+        "baseline": given.name,
+        "own_baseline": own.name,
+        "frost": options.frost or "made textures",
+        "networks": scores,
+    }
+
+
+def _own_baseline(found: Mapping, videos: Mapping) -> Baseline:
+    gap = found["GAP"]
+    return baseline_of(
+        "GAP of this study", gap["clean_error"], gap["errors"], videos["GAP"]["flips"], videos["GAP"]["top5"]
+    )
+
+
+def _scores(errors: Mapping, clean: float, videos: Mapping, baseline: Baseline) -> dict:
+    """Return all the figures against one baseline; those that it has no numbers for are None."""
+    found: dict = {"mean_error": None, "mCE": None, "relative_mCE": None, "mFP": None, "mFR": None, "mT5D": None}
+    if set(errors) <= set(baseline.errors):
+        found |= corruption_scores(errors, clean, baseline)
+    if videos["flips"] and set(videos["flips"]) <= set(baseline.flips):
+        found |= perturbation_scores(videos["flips"], videos["top5"], baseline)
+    return _finite(found)
+
+
+def _finite(values: Mapping) -> dict:
+    """Replace numbers that are none by None, which JSON can hold."""
+    return {
+        key: _finite(value)
+        if isinstance(value, Mapping)
+        else None
+        if value is None or not np.isfinite(value)
+        else value
+        for key, value in values.items()
+    }
+
+
+@torch.no_grad()
+def measure_curvature(tested: Tested) -> dict:
+    """Compare gradients on one batch of validation pictures, in the network with covariance pooling."""
+    network = tested.bare["GCP"]
+    items = tested.trial(CURVATURE_PICTURES).items
+    images = tested.fabric.to_device(tested.shown.load(items))
+    labels = torch.from_numpy(tested.labels[items]).to(images.device)
+    features = network.backbone(images)
+    if network.pool.reduce is not None:
+        features = network.pool.reduce(features)
+    return {
+        "pictures": len(items),
+        **curvature(features.cpu(), labels.cpu(), network.classifier.weight.cpu(), network.classifier.bias.cpu()),
+    }
