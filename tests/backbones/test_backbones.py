@@ -10,6 +10,9 @@ from backbones.errors import nearest
 
 SMALL = {"resnet12": {"widths": (4, 6, 8, 10)}, "resnet34s": {"widths": (4, 6, 8, 10)}, "conv4": {"width": 8}}
 SMALL |= {"eca_mobilenet_v2": {"width_mult": 0.25, "last_channels": 32}}
+SMALL |= {"mobilenet_v2": {"width_mult": 0.25, "last_channels": 32}}
+SHUFFLENETS = [f"shufflenet_v2_{width}" for width in ("x0_5", "x1_0", "x1_5", "x2_0")]
+SMALL |= {name: {"channels": (4, 8, 12, 16, 20), "repeats": (1, 2, 1)} for name in SHUFFLENETS}
 GSOP = [f"gsop_net{net}_resnet{depth}" for net in (1, 2) for depth in (18, 50, 101)]
 SMALL |= {name: {"widths": (4, 6, 8, 10), "att_dim": 8} for name in GSOP}
 SO_VITS = [f"so_vit_{depth}" for depth in (7, 10, 14, 19)] + ["sot_tiny", "sot_small", "sot_base"]

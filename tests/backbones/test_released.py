@@ -35,7 +35,26 @@ def transformer(name="so_vit_7", **options):
     return create_network(name, 3, head={**head, **options}, **sizes)
 
 
+def study(name, **options):
+    if "mobilenet" in name:
+        options |= {"width_mult": 0.25, "last_channels": 16}
+    elif "shufflenet" in name:
+        options |= {"channels": (4, 8, 12, 16, 20), "repeats": (1, 2, 1)}
+    else:
+        options |= {"channels": (2, 3, 4, 5)}  # timm's name of the widths
+    return create_network(name, 3, **({"reduction": 4} if name.startswith("gcp") else {}), **options)
+
+
 BUILDERS = {
+    "gcp_mobilenet_v2": lambda: study("gcp_mobilenet_v2"),
+    "gcp_mobilenet_v2_landscape": lambda: study("gcp_mobilenet_v2"),
+    "mobilenet_v2": lambda: study("gap_mobilenet_v2"),
+    "mobilenet_v2_landscape": lambda: study("gap_mobilenet_v2"),
+    "gcp_shufflenet_v2": lambda: study("gcp_shufflenet_v2_x1_0"),
+    "shufflenet_v2": lambda: study("gap_shufflenet_v2_x1_0"),
+    "mpncov": lambda: study("gcp_resnet18"),
+    "gcp_resnet_landscape": lambda: study("gcp_resnet18"),
+    "resnet": lambda: study("gap_resnet18"),
     "eca_resnet": eca_resnet,
     "eca_mobilenet_v2": mobilenet,
     "gsop_net1": gsop,
@@ -69,6 +88,15 @@ def test_renaming_goes_both_ways(layout):
     assert len(released) == len(state) and not set(released) & set(state)
     found, back = from_released(released)
     assert found == layout and list(back) == list(state)
+
+
+def test_released_names_of_the_gcp_study():
+    names = set(to_released(study("gcp_mobilenet_v2").state_dict(), "gcp_mobilenet_v2_landscape"))
+    assert {"conv1.0.weight", "features.0.conv.0.0.weight", "features.17.0.weight", "fc.weight"} <= names
+    names = set(to_released(study("gcp_resnet18").state_dict(), "gcp_resnet_landscape"))
+    assert {"conv1.weight", "Layer_Reduce.weight", "Layer_Reduce_BN.running_var", "fc.bias"} <= names
+    names = set(to_released(study("gcp_shufflenet_v2_x0_5").state_dict(), "gcp_shufflenet_v2"))
+    assert {"stage2.0.branch1.0.weight", "conv5.1.bias", "dimension_reduction.1.weight", "fc.bias"} <= names
 
 
 def test_released_names():
