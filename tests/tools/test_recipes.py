@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tools.classify_config import ClassifyTrain
 from tools.cli import parse
 from tools.compare import check
 from tools.config import Benchmark, Compare, Evaluate, MetaTrain, Pretrain, SelfDistill
@@ -19,6 +20,7 @@ RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 RESULTS = [path for path in RECIPES if path.stem.startswith("results_")]
 TOOLS = {
     "benchmark": Benchmark,
+    "classify train": ClassifyTrain,
     "demo": Compare,
     "evaluate": Evaluate,
     "meta_train": MetaTrain,
@@ -38,7 +40,7 @@ def opening(path: Path) -> str:
 
 def read(path: Path):
     """Return the options of a recipe for the tool that its opening names."""
-    tool = re.search(r"python -m tools\.(\w+) --config (\S+\.yaml)", opening(path))
+    tool = re.search(r"python -m tools\.(\w+(?: train)?) --config (\S+\.yaml)", opening(path))
     assert tool and tool[2] == path.relative_to(ROOT).as_posix()
     return parse(TOOLS[tool[1]], tool[1], ["--config", str(path)])
 
@@ -50,7 +52,8 @@ def test_a_recipe_opens_with_what_it_is_and_has_no_unknown_option(path: Path):
     config = read(path)
     assert config.run == f"runs/{path.relative_to(ROOT / 'recipes').with_suffix('').as_posix()}"
     start = getattr(config, "checkpoint", None) or getattr(config, "weights", None)
-    if start:  # what a stage starts from is what another recipe leaves behind
+    start = start or getattr(getattr(config, "network", None), "weights", None)
+    if start and start.startswith("runs/"):  # what a stage starts from is what another recipe leaves behind
         folder = re.sub(r"/born\d+$", "", Path(start).parent.as_posix())
         assert (ROOT / "recipes" / Path(folder).relative_to("runs")).with_suffix(".yaml").is_file()
 
