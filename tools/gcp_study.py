@@ -57,7 +57,10 @@ def study(config: GcpStudy) -> dict:
             study_report.schedule_section(rates, found["accuracy"], found["lost"], found["parameters"], run.path)
         )
     if {"robustness", "curvature"} & set(config.parts):
-        tested = study_parts.Tested(config, tested_jobs, fabric, print)
+        weights = {name: job.weights for name, job in tested_jobs.items()}
+        tested = study_parts.Tested(
+            weights, config.data.val, config.data, config.robust, config.seed, fabric, print
+        )  # fmt: skip
     if "robustness" in config.parts:
         found["robustness"] = study_parts.robustness(tested, run.path)
         sections.append(study_report.robust_section(found["robustness"], run.path))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tools.classify_config import ClassData, Probe
+from tools.classify_config import ClassData, Probe, TestData
 from tools.groups import Machine
 
 # Letters in other hands: the same classes, drawn anew.
@@ -119,3 +119,60 @@ class GcpStudy:
     probe: Probe = field(default_factory=lambda: Probe(every=20))
     robust: Robust = field(default_factory=Robust)
     machine: Machine = field(default_factory=Machine)
+
+
+@dataclass
+class RobustScore:
+    """Test trained networks for robustness: raw errors, mCE, mFR and mT5D, against any baseline.
+
+    Args:
+        run: folder of this test.
+        seed: of the corruptions and the choice of pictures.
+        overwrite: replace an earlier test in the folder.
+        checkpoints: name -> weights of tools.classify; the first becomes a baseline for others.
+        folder: pictures that are corrupted already, as CORRUPTION/SEVERITY/CLASS/FILE (the layout of ImageNet-C); null:
+            they are made on the way.
+        data: the clean pictures
+        robust: what is tested
+        machine: the machine
+    """
+
+    run: str = "runs/robustness"
+    seed: int = 0
+    overwrite: bool = False
+    checkpoints: dict[str, str] = field(default_factory=dict)
+    folder: str | None = None
+    data: TestData = field(default_factory=TestData)
+    robust: Robust = field(default_factory=Robust)
+    machine: Machine = field(default_factory=Machine)
+
+
+@dataclass
+class CorruptFolder:
+    """Write corrupted pictures into folders, CORRUPTION/SEVERITY/CLASS/FILE.
+
+    Args:
+        data: data set.
+        out: folder that they are written to.
+        corruptions: by name; null: the 15 that count and the 4 others.
+        severities: 1 to 5.
+        size: side of the pictures.
+        resize: shorter side before the centre crop; null: size / 0.875.
+        quality: of JPEG; null writes PNG. Published: 85.
+        seed: of the corruptions.
+        frost: folder with photographs of frost; null: textures are made.
+        scale_lengths: blurs and shifts have the published size relative to the picture; false: in pixels.
+        skip_broken: leave out files that cannot be read, with their names in a warning.
+    """
+
+    data: str = "digits"
+    out: str = "corrupted"
+    corruptions: list[str] | None = None
+    severities: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5])
+    size: int = 224
+    resize: int | None = None
+    quality: int | None = 85
+    seed: int = 0
+    frost: str | None = None
+    scale_lengths: bool = True
+    skip_broken: bool = False

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from backbones import UserError
+from backbones.errors import nearest
 from classify.corruptions import find_corruption
 from classify.curvature import curvature
 from classify.robust_scoring import Trial, score_corruptions, score_perturbations
@@ -29,8 +30,10 @@ from classify.scoring import match_classes
 from classify.views import Shown
 from episodes.run import write_json
 from tools import classify_session, classify_testing
-from tools.classify_config import Network, TestData
-from tools.study_config import GcpStudy, Robust
+from tools.classify_config import ClassData, Network, TestData
+from tools.classify_session import Trained
+from tools.study_config import Robust
+from tools.study_folders import score_folder
 from tools.study_training import Job
 
 Say = Callable[[str], None]
@@ -62,17 +65,24 @@ def gaps(reached: Mapping[str, Mapping[str, list[float]]]) -> dict[str, dict[str
 
 def check_robust(options: Robust) -> None:
     """Refuse unknown names and files that cannot be read, before anything is trained."""
-    for name in options.corruptions or ():
-        find_corruption(name)
-    for name in options.perturbations or ():
-        if name not in PERTURBATIONS:
-            raise UserError(f"perturbation '{name}' is unknown: {', '.join(PERTURBATIONS)}")
-    if max(options.severities) > 5:
-        raise UserError(f"robust.severities is {options.severities}: severities are 1 to 5")
+    check_names(options.corruptions, options.perturbations, options.severities)
     if options.difficulty > 3:
         raise UserError(f"robust.difficulty is {options.difficulty}: difficulties are 1 to 3")
     open_frost(options.frost)
     open_baseline(options.baseline)
+
+
+def check_names(
+    corruptions: Sequence[str] | None, perturbations: Sequence[str] | None, severities: Sequence[int]
+) -> None:
+    """Raise UserError for unknown corruptions, perturbations and severities."""
+    for name in corruptions or ():
+        find_corruption(name)
+    for name in perturbations or ():
+        if name not in PERTURBATIONS:
+            raise UserError(f"perturbation '{name}' is unknown{nearest(name, PERTURBATIONS)}")
+    if max(severities) > 5:
+        raise UserError(f"severities is {severities}: severities are 1 to 5")
 
 
 def open_frost(folder: str | None) -> list[np.ndarray]:
@@ -108,44 +118,78 @@ def open_baseline(file: str | None) -> Baseline:
 
 
 class Tested:
-    """The two trained networks and the validation pictures, as both see them."""
+    """Trained networks and the pictures that they are tested on, as all of them see them."""
 
-    def __init__(self, config: GcpStudy, jobs: Mapping[str, Job], fabric, say: Say) -> None:
-        """jobs: network -> the training that is tested."""
+    def __init__(
+        self, checkpoints: Mapping[str, str | Path], test: str, data: ClassData | TestData, options: Robust, seed: int,
+        fabric, say: Say,
+    ) -> None:  # fmt: skip
+        """Read the networks and open the pictures.
+
+        checkpoints: name -> weights of covey, of the same classes. test: data set; data: how it is opened.
+        Raises UserError for networks that differ in classes, size or normalisation.
+        """
         read = {
-            name: classify_session.read_network(str(job.weights), Network(), None, say) for name, job in jobs.items()
+            name: classify_session.read_network(str(path), Network(), None, say) for name, path in checkpoints.items()
         }
-        self.config, self.fabric, self.say = config, fabric, say
+        self.options, self.data, self.seed, self.fabric, self.say = options, data, seed, fabric, say
+        _check_alike(read)
         self.networks = {name: fabric.setup_module(trained.network.eval()) for name, trained in read.items()}
         self.bare = {name: trained.network for name, trained in read.items()}
         first = next(iter(read.values()))
         view = classify_testing.view_of(TestData(), first)
-        dataset = classify_session.open_classes(config.data.val, config.data, view.size)
+        dataset = classify_session.open_classes(test, data, view.size)
         self.shown = Shown(dataset, view, first.network.mean, first.network.std)
-        self.labels = match_classes(first.class_names, dataset, config.data.val)[np.asarray(dataset.labels)]
+        self.class_names = first.class_names or list(dataset.class_names)
+        self.labels = match_classes(self.class_names, dataset, test)[np.asarray(dataset.labels)]
 
     def trial(self, limit: int | None) -> Trial:
         """Return what is to be scored: a fixed choice of `limit` pictures."""
-        options = self.config.robust
         return Trial(
-            self.fabric, self.networks, self.shown, self.labels, options.batch_size, self.config.data.workers,
-            self.config.seed, limit, open_frost(options.frost), options.scale_lengths, self.say,
+            self.fabric, self.networks, self.shown, self.labels, self.options.batch_size, self.data.workers,
+            self.seed, limit, open_frost(self.options.frost), self.options.scale_lengths, self.say,
         )  # fmt: skip
 
 
-def robustness(tested: Tested, folder: Path) -> dict:
-    """Score both networks under corruptions and perturbations; writes the baseline that GAP makes."""
-    options = tested.config.robust
+def _check_alike(read: Mapping[str, Trained]) -> None:
+    """Refuse networks that cannot be shown the same pictures."""
+    (first, one), *others = read.items()
+    for name, other in others:
+        same = {
+            "classes": one.class_names == other.class_names,
+            "size of pictures": one.design.size == other.design.size,
+            "normalisation": (tuple(one.network.mean), tuple(one.network.std))
+            == (tuple(other.network.mean), tuple(other.network.std)),
+        }
+        if not all(same.values()):
+            differs = next(what for what, alike in same.items() if not alike)
+            raise UserError(f"{first} and {name} differ in {differs}: test them one at a time")
+
+
+def robustness(tested: Tested, folder: Path, corrupted: str | None = None) -> dict:
+    """Score the networks under corruptions and perturbations; writes the baseline that the first of them makes.
+
+    corrupted: folder of pictures that are corrupted already, see `tools.study_folders`; None: they are made.
+    """
+    options = tested.options
     names = list(options.corruptions or CORRUPTIONS)
     others = [name for name in VALIDATION_CORRUPTIONS if options.validation_corruptions and name not in names]
     trial = tested.trial(options.limit)
-    found = score_corruptions(trial, names + others, options.severities)
+    if corrupted is None:
+        found = score_corruptions(trial, names + others, options.severities)
+    else:
+        found = score_folder(tested, corrupted, names + others, options.severities)
     videos: dict[str, dict] = {name: {"flips": {}, "top5": {}, "zipf": {}} for name in tested.networks}
     if options.sequences:
         sequences = tested.trial(options.sequences)
         videos = score_perturbations(sequences, options.perturbations or PERTURBATIONS, options.difficulty)
-    given, own = open_baseline(options.baseline), _own_baseline(found, videos)
-    write_json(folder / "baseline_gap.json", write_baseline(own))
+    first = next(iter(found))
+    own = baseline_of(
+        f"{first} here", found[first]["clean_error"], found[first]["errors"], videos[first]["flips"],
+        videos[first]["top5"],
+    )  # fmt: skip
+    given = open_baseline(options.baseline)
+    write_json(folder / f"baseline_{first}.json", write_baseline(own))
     scores = {}
     for network, values in found.items():
         counted = {name: values["errors"][name] for name in names}
@@ -157,7 +201,8 @@ def robustness(tested: Tested, folder: Path) -> dict:
             "own": _scores(counted, values["clean_error"], videos[network], own),
         }
     return {
-        "pictures": len(trial.items),
+        "pictures": len(trial.items) if corrupted is None else len(tested.labels),
+        "generated": corrupted is None,
         "sequences": min(options.sequences, len(tested.labels)),
         "counted": names,
         "baseline": given.name,
@@ -165,13 +210,6 @@ def robustness(tested: Tested, folder: Path) -> dict:
         "frost": options.frost or "made textures",
         "networks": scores,
     }
-
-
-def _own_baseline(found: Mapping, videos: Mapping) -> Baseline:
-    gap = found["GAP"]
-    return baseline_of(
-        "GAP of this study", gap["clean_error"], gap["errors"], videos["GAP"]["flips"], videos["GAP"]["top5"]
-    )
 
 
 def _scores(errors: Mapping, clean: float, videos: Mapping, baseline: Baseline) -> dict:

@@ -141,8 +141,10 @@ def robust_section(found: Mapping, folder: Path) -> Section:
     ]
     columns = ["", "mCE", "relative mCE", "mFR", "mT5D"]
     tables.append(PlainTable("Published, ImageNet-C and -P, against AlexNet.", columns, rows))
+    made = "Pictures are corrupted here (generated, not the official files)"
+    made = made if found["generated"] else "Corrupted pictures come from a folder"
     words = [
-        f"Pictures are corrupted here (generated, not the official files): {found['pictures']} validation pictures, "
+        f"{made}: {found['pictures']} pictures, "
         f"{len(found['counted'])} corruptions; sequences of {found['sequences']} pictures. Frost: {found['frost']}. "
         "Sequences are not compressed as videos.",
         f"Errors divided by those of {given} say little about another data set than its own; the second table divides "

@@ -52,9 +52,9 @@ def test_the_whole_study_and_going_on(config, capsys):
     again = study(replace(config, resume=True))
     assert capsys.readouterr().out.count(" is done") == 4
     assert {**again, "seconds": 0} == {**found, "seconds": 0}
-    baseline = replace(config.robust, baseline=str(folder / "baseline_gap.json"), sequences=0)
+    baseline = replace(config.robust, baseline=str(folder / "baseline_GAP.json"), sequences=0)
     other = study(replace(config, resume=True, parts=["robustness"], robust=baseline))
-    assert other["robustness"]["baseline"] == "GAP of this study"
+    assert other["robustness"]["baseline"] == "GAP here"
     assert other["robustness"]["networks"]["GAP"]["given"]["mCE"] == pytest.approx(100)
 
 
