@@ -9,7 +9,7 @@ from tools.classify_config import ClassData, Probe, TestData
 from tools.groups import Machine
 
 # Letters in other hands: the same classes, drawn anew.
-TRAIN, VAL = "glyphs:latin?size=32&variants=20", "glyphs:latin?size=32&variants=10&seed=1"
+TRAIN, VAL = "glyphs:greek?size=32&variants=2", "glyphs:greek?size=32&variants=1&seed=1"
 Part = Literal["landscape", "schedules", "robustness", "curvature"]
 
 

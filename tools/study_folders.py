@@ -36,22 +36,28 @@ def score_folder(tested: Tested, folder: str, corruptions: Sequence[str], severi
             "is there with robust.corruptions and robust.severities"
         )
 
-    def errors(shown: Shown, what: str) -> dict[str, float]:
+    def errors(shown: Shown, what: str, names: Sequence[str]) -> dict[str, float]:
         scorer = ClassScorer(
-            tested.fabric, shown, tested.class_names, what, tested.options.batch_size, tested.data.workers
+            tested.fabric, shown, names, what, tested.options.batch_size, tested.data.workers
         )  # fmt: skip
         return {name: 1 - scorer.score(network).top()[0] for name, network in tested.networks.items()}
 
-    clean = errors(tested.shown, "the clean pictures")
+    clean = errors(tested.shown, "the clean pictures", tested.class_names)
+    names = [folder_name(name) for name in tested.class_names]
     found: dict[str, dict] = {name: {"clean_error": value, "errors": {}} for name, value in clean.items()}
     view = View(tested.shown.view.size)
     for (corruption, severity), path in places.items():
         dataset = open_dataset(f"folder:{path}")
-        values = errors(Shown(dataset, view, tested.shown.mean, tested.shown.std), str(path))
+        values = errors(Shown(dataset, view, tested.shown.mean, tested.shown.std), str(path), names)
         for name, value in values.items():
             found[name]["errors"].setdefault(corruption, []).append(value)
         tested.say(f"{corruption} {severity}: error " + ", ".join(f"{n} {100 * v:.1f} %" for n, v in values.items()))
     return found
+
+
+def folder_name(class_name: str) -> str:
+    """Return the folder of a class: its name, without what would make a folder in a folder."""
+    return class_name.replace("/", "_")
 
 
 def write_corrupted(config: CorruptFolder) -> dict:
@@ -66,7 +72,7 @@ def write_corrupted(config: CorruptFolder) -> dict:
     with Progress(len(dataset), "corrupting", on=True) as bar:
         for item, label in enumerate(np.asarray(dataset.labels).tolist()):
             paths = {
-                (name, severity): Path(config.out, name, str(severity), dataset.class_names[label])
+                (name, severity): Path(config.out, name, str(severity), folder_name(dataset.class_names[label]))
                 / f"{item:0{width}d}.{suffix}"
                 for name in names
                 for severity in config.severities
