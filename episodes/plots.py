@@ -59,7 +59,7 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: str | Path | None 
         axes.set_xlabel("epoch", fontsize=8, color=look.MUTED)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if key == "accuracy":
-            axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
+            axes.yaxis.set_major_formatter("{x:g}%")  # ticks may be 2.5 apart
     return look.save_figure(figure, path)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from episodes.sampler import EpisodeSampler
@@ -20,8 +21,8 @@ def seen_pixels(clips: Clips, loaded: Tensor) -> Tensor:
     return ((loaded * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def draw_first_episode(clips: Clips, sampler: EpisodeSampler, folder: Path) -> None:
-    """Draw some supports and queries of each class of the first episode, augmented as in training."""
+def draw_first_episode(clips: Clips, sampler: EpisodeSampler, folder: Path) -> Figure:
+    """Draw some supports and queries of each class of the first episode, a row a class, augmented as in training."""
     from episodes.strips import plot_strips
 
     episode, place = sampler[0], np.arange
@@ -41,4 +42,6 @@ def draw_first_episode(clips: Clips, sampler: EpisodeSampler, folder: Path) -> N
     sides = ["query" if is_query[spot] else "support" for spot in chosen]
     folder.mkdir(parents=True, exist_ok=True)
     title = f"First training episode, {len(episode.classes)}-way"
-    plot_strips(shown, names, folder / "first_episode.png", title, columns=2 * EACH, said=sides)
+    return plot_strips(
+        shown, names, folder / "first_episode.png", title, columns=len(chosen) // len(episode.classes), said=sides
+    )

@@ -52,6 +52,15 @@ def test_curves_hold_the_history():
     assert band[:, 1].min() == pytest.approx(20) and band[:, 1].max() == pytest.approx(72)
 
 
+def test_ticks_of_accuracies_say_where_they_are():
+    """Also where they are 2.5 % apart, which used to be rounded to whole ones."""
+    figure = plot_curves([{"accuracy": 0.45}, {"accuracy": 0.55}, {"accuracy": 0.65}])
+    FigureCanvasAgg(figure).draw()
+    axis = figure.axes[1].yaxis
+    said = [float(text.get_text().removesuffix("%")) for text in axis.get_ticklabels()]
+    assert said == pytest.approx(list(axis.get_ticklocs())) and any(tick % 1 for tick in said)
+
+
 def test_curves_do_without_missing_keys():
     loss, accuracy = plot_curves([{"loss": 2.0}, {"loss": float("nan")}, {"loss": 1.0}]).axes
     np.testing.assert_array_equal(loss.lines[0].get_xdata(), [0, 1, 2])

@@ -17,8 +17,9 @@ from tools.benchmark import benchmark
 from tools.cli import parse
 from tools.config import Benchmark
 from tools.grid.methods import title_of, tuned_part
-from tools.grid.plan import plan_jobs
+from tools.grid.plan import plan_jobs, typed
 from tools.grid.video_grid import place, sources_of, targets_of
+from tools.groups import Kind
 from tools.video_groups import VideoGrid
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -173,6 +174,14 @@ def test_options_of_a_method_win_over_those_of_a_target_and_these_over_the_grid(
         ("Greek", "tamt"): (1e-3, 2), ("Night", "tamt"): (1e-6, 7),
         ("Greek", "protonet"): (3e-5, 2), ("Night", "protonet"): (3e-5, 7),
     }  # fmt: skip
+
+
+def test_options_are_read_once_and_belong_to_nobody():
+    first = typed(Kind, {"shots": [1, 3], "unlabelled": 1}, "kinds.a")
+    first.shots.append(9)
+    assert typed(Kind, {"shots": [1, 3], "unlabelled": 1}, "kinds.b").shots == [1, 3]
+    with pytest.raises(UserError, match="kinds.c.unlabelled must be .*, not True"):  # equal to 1, and hashed alike
+        typed(Kind, {"unlabelled": True}, "kinds.c")
 
 
 def test_what_is_tuned_follows_from_the_method_or_its_name():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import typing
@@ -98,14 +99,33 @@ def typed(group: type, options: Any, where: str) -> Any:
     for key in options:
         if key not in group.__dataclass_fields__:
             raise UserError(f"{where} has the option '{key}'{nearest(str(key), group.__dataclass_fields__)}")
-    parser, values = _parser(group), {}
+    values = {}
     for key, value in options.items():
         try:
-            values[key] = parser.parse_object({key: value})[key]  # 1e-3 is text in YAML, and a number for the parser
+            values[key] = copy.deepcopy(_checked(group, key, _Value(value)))
         except ArgumentError as error:
             kind = typing.get_type_hints(group)[key]
             raise UserError(f"{where}.{key} must be {describe(kind)}, not {value}") from error
     return group(**values)
+
+
+class _Value:
+    """What stands in a recipe, as a key: alike are values that read alike, type included."""
+
+    def __init__(self, value: Any) -> None:
+        self.value, self.text = value, repr(value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Value) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+
+@functools.lru_cache(4096)
+def _checked(group: type, key: str, value: _Value) -> Any:
+    """Return the value of an option; remembered, since a parse takes some ms and a grid asks thousands of times."""
+    return _parser(group).parse_object({key: value.value})[key]  # 1e-3 is text in YAML, and a number for the parser
 
 
 @functools.cache
