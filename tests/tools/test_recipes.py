@@ -13,6 +13,7 @@ from tools.compare import check
 from tools.config import Benchmark, Compare, Evaluate, MetaTrain, Pretrain, SelfDistill
 from tools.grid.check import check as check_grid
 from tools.grid.plan import plan_jobs
+from tools.study_config import GcpStudy
 from tools.video_config import VideoPretrain, VideoTune
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,6 +24,7 @@ TOOLS = {
     "classify train": ClassifyTrain,
     "demo": Compare,
     "evaluate": Evaluate,
+    "gcp_study": GcpStudy,
     "meta_train": MetaTrain,
     "pretrain": Pretrain,
     "self_distill": SelfDistill,
