@@ -287,7 +287,7 @@ def test_classes_and_starts_that_do_not_fit(tmp_path):
         video_pretrain(options(tmp_path / "a", "supervised", weights=str(tmp_path / "other.safetensors")))
     deeper = VideoViT(**{**NETWORK, "depth": 3}, input_size=16, frames=4)
     save_tensors(deeper.state_dict(), tmp_path / "deep.safetensors")
-    with pytest.raises(UserError, match="another architecture"):
+    with pytest.raises(UserError, match=r"3 blocks, .*, and the network has . blocks?: give --backbone_options '{dim"):
         video_pretrain(options(tmp_path / "a", "supervised", weights=str(tmp_path / "deep.safetensors")))
     small = Episodes(n_way=5, n_query=9)
     with pytest.raises(UserError, match="per class"):
