@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,18 +123,16 @@ class Loaded:
         """Give the head the weights that were trained with the encoder, where it has any and the file holds them.
 
         training: they are about to be trained. Otherwise a head whose weights start at random (`random_start`; those
-            of the other heads start at values that mean something) warns where the file has none, and keeps the
-            sentence as its `note`, which tables print.
+            of the other heads start at values that mean something) is refused where the file has none.
         """
         own = {key.removeprefix("head."): value for key, value in self.state.items() if key.startswith("head.")}
         if own and any(True for _ in head.parameters()):
             load_state(head, own, "head of the checkpoint")
         elif getattr(head, "random_start", False) and not training:
-            head.note = (
-                f"the head {type(head).__name__} has random weights, since the checkpoint holds none for it, so its "
-                f"accuracy says nothing: train it with {self.trainer} first"
+            raise UserError(
+                f"there are no trained weights of the head {type(head).__name__}, and random ones tell nothing: train "
+                f"it with {self.trainer} first, or name a method without such weights, such as protonet"
             )
-            warnings.warn(head.note, stacklevel=2)
         return head
 
 

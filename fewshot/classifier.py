@@ -231,6 +231,7 @@ def classifier_of(
     def head(k_shot: int) -> nn.Module:
         return with_encoder(loaded.load_head(create_head(method, k_shot, encoder.out_dim, **options)), encoder)
 
+    head(1)  # what does not fit, or was never trained, is said before pictures are encoded
     backbone, size = encoder.backbone, loaded.architecture.size
     features = as_they_are if adapts else partial(encode, encoder)
     return FewShotClassifier(features, head, size, backbone.mean, backbone.std, device, **settings)

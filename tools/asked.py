@@ -13,7 +13,6 @@ from fewshot.classifier import FewShotClassifier, classifier_of
 from fewshot.methods import METHODS
 from tools import model_use, predictions
 from tools.deployment import Predict
-from tools.groups import Model
 
 SHARP = 112  # pixels of a picture that is sharp enough to look at
 
@@ -91,8 +90,7 @@ def _videos() -> Kind:
         return kept, sorted(set(dataset.names) - set(kept.names))
 
     def read_model(config: Predict, say: Callable[[str], None]) -> Loaded:
-        from tools.tested import untrained
-        from tools.video_groups import VideoModel
+        from tools.tested import UNTUNED, video_model_of
         from tools.video_models import read_video_model
 
         model, view = config.model, config.video
@@ -100,14 +98,10 @@ def _videos() -> Kind:
             raise UserError("the reference view draws test clips at random: predict takes the center view alone")
         if config.checkpoint is None and model.weights is None and not model.backbone_options.get("pretrained"):
             raise UserError("no weights are given: name --checkpoint FILE")
-        method = model.method if model.method != Model().method else "protonet"
-        options = VideoModel(method, model.backbone, model.backbone_options, dict(view.options), dict(model.head))
-        loaded = read_video_model(
-            config.checkpoint or model.weights, options, config.size, say, config.method, view.source,
-            frames=view.frames, sampling=view.sampling, step=view.step,
+        return read_video_model(
+            config.checkpoint or model.weights, video_model_of(config), config.size, say, config.method, view.source,
+            untuned=UNTUNED, frames=view.frames, sampling=view.sampling, step=view.step,
         )  # fmt: skip
-        untrained(loaded)
-        return loaded
 
     def classifier(config: Predict, loaded: Loaded, device, encode) -> tuple[FewShotClassifier, str]:
         from tools.tested import CLIPS
@@ -119,6 +113,7 @@ def _videos() -> Kind:
         def head(k_shot: int):
             return loaded.load_head(create_video_head(plan.method, k_shot, encoder.out_dim, **options))
 
+        head(1)  # what does not fit, or was never trained, is said before clips are encoded
         made = FewShotClassifier(
             lambda clips: encode(encoder, clips), head, plan.size, device=device,
             batch_size=min(config.batch_size, CLIPS), workers=config.workers,

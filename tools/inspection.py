@@ -26,7 +26,7 @@ from backbones.video_sizes import guess, sizes
 from backbones.video_vit import VideoViT
 from backbones.video_zoo import VIDEO_VITS, create_video_backbone
 from backbones.wording import many
-from tools.video_files import layout_of, peek
+from tools.video_peek import layout_of, peek
 
 STAGES = {
     "video_ssl": "masked pre-training",

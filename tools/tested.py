@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,11 +16,15 @@ from tools.config import Evaluate
 from tools.groups import Data, Model
 
 if TYPE_CHECKING:
+    from tools.deployment import Predict
+    from tools.video_groups import VideoModel
+    from tools.video_models import LoadedVideo
     from video.clips import Clips
 
 Items = "Pictures | Clips"
 VIDEO_SOURCES = ("motions", "strokes")
 PICTURE_SOURCES = ("digits", "glyphs", "torchvision", "pack")
+UNTUNED = "protonet"  # how source weights are tested where no method is named
 CLIPS = 16  # that pass the network at a time: on a CPU more are no faster, and take more memory
 
 
@@ -59,7 +62,7 @@ def of_videos(checkpoint: str | None, model: Model) -> bool:
     path = checkpoint or model.weights
     if named or path is None:
         return named
-    from tools.video_files import is_video_file
+    from tools.video_peek import is_video_file
 
     return is_video_file(path)
 
@@ -93,10 +96,10 @@ def _clips(config: Evaluate, say: Callable[[str], None]) -> Tested:
     view, model = config.video, video_model_of(config)
     loaded = read_video_model(
         config.checkpoint or config.model.weights, model, config.size, say, config.method, view.source,
-        frames=view.frames, sampling=view.sampling, step=view.step,
+        untuned=UNTUNED, frames=view.frames, sampling=view.sampling, step=view.step,
     )  # fmt: skip
     plan = loaded.architecture
-    notes = untrained(loaded)
+    notes = notes_on(loaded)
     if view.eval_view == "reference" and config.cache != "none":
         say("the reference view is drawn anew at every look: no features are kept, every episode is encoded")
         config = replace(config, cache="none")
@@ -116,34 +119,22 @@ def _clips(config: Evaluate, say: Callable[[str], None]) -> Tested:
     return Tested(config, loaded, opened, warn, CLIPS, said, record, notes)
 
 
-def video_model_of(config: Evaluate):
-    """Return the options of a video model, for a checkpoint that does not say what it is of.
-
-    Source weights without a method are tested as ProtoNet on averages.
-    """
+def video_model_of(config: Evaluate | Predict) -> VideoModel:
+    """Return what the options name of a video model; their defaults are of pictures and count as not named."""
     from tools.video_groups import VideoModel
 
-    model = config.model
-    method = model.method if model.method != Model().method else "protonet"
+    model, usual = config.model, Model()
+    method = model.method if model.method != usual.method else None
+    backbone = model.backbone if model.backbone != usual.backbone else None
     options = dict(config.video.options) | ({"reduce_dim": model.reduce_dim} if model.reduce_dim else {})
-    return VideoModel(method, model.backbone, dict(model.backbone_options), options, dict(model.head))
+    return VideoModel(method, backbone, dict(model.backbone_options), options, dict(model.head))
 
 
-def untrained(loaded) -> dict[str, str]:
-    """Return a note, with a warning, on what of a video model was never trained; refuse a random reduction."""
-    plan = loaded.architecture
-    if not loaded.fresh or not loaded.card and not loaded.source:  # no checkpoint at all was said already
+def notes_on(loaded: LoadedVideo) -> dict[str, str]:
+    """Return what a table says of a video model of which a part was not trained, at values that mean something."""
+    if loaded.architecture.pooling != "bdc" or loaded.card.get("stage") == "video_tune":
         return {}
-    if plan.pooling == "bdc":
-        if plan.options.get("reduce_dim"):
-            raise UserError(
-                f"{Path(loaded.source).name} has no reduction to {plan.options['reduce_dim']} channels: leave "
-                "reduce_dim out, or train it with tools.video_tune"
-            )
-        return {"BDC": "of the frozen network's tokens; its temperature is the start value, nothing was trained for it"}
-    text = f"{loaded.fresh} are untrained, so the accuracy says nothing: tune with tools.video_tune first"
-    warnings.warn(text, stacklevel=2)
-    return {"untrained": text}
+    return {"BDC": "of the frozen network's tokens; its temperature is the start value, nothing was trained for it"}
 
 
 def methods_of(loaded: Loaded) -> tuple[Callable, Callable]:

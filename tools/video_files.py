@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-
 from backbones import UserError
 from backbones.checkpoint import load_state, read_checkpoint
-from backbones.video_layouts import LAYOUTS, detect_layout, load_source
+from backbones.video_layouts import LAYOUTS, load_source
 from backbones.video_vit import VideoViT
 from backbones.video_zoo import FRAMEWISE, VIDEO_VITS
 from backbones.wording import many
 from tools.video_groups import VideoModel
 from tools.video_methods import find_video_method
-from tools.video_models import Encoder, LoadedVideo, Say, VideoArchitecture, architecture_of, source_key
+from tools.video_models import (
+    BACKBONE,
+    Encoder,
+    LoadedVideo,
+    Say,
+    VideoArchitecture,
+    architecture_of,
+    new_plan,
+    random_parts,
+    source_key,
+)
+from tools.video_options import defaults, network_defaults
+from tools.video_peek import layout_of, peek
 from video.encoders import freeze_for
-from video.tamt import TamtModel, load_trainable_state
+from video.pools import FrameMeans, TokenBDC, TokenMap, TokenMean
+from video.tamt import TamtModel, create_tamt, load_trainable_state
 from video.tamt_layout import load_tuned
 
+# What builds the part between network and head, for the defaults of its options.
+POOLING = {"tamt": create_tamt, "gap": TokenMean, "bdc": TokenBDC, "map": TokenMap, "frames": FrameMeans}
 PARTS = ("backbone.", "pool.")  # of an encoder; everything else in a file of ours belongs to a head
 
 
@@ -42,49 +54,16 @@ class Clip:
         return plan
 
 
-def peek(path: Path) -> tuple[Path, dict[str, tuple[int, ...]], dict[str, Any]]:
-    """Return the file itself, its tensors' shapes and its card, empty without one. A folder stands for the file in it.
-
-    Raises UserError for what is no readable checkpoint.
-    """
-    if path.is_dir():
-        path = next((path / n for n in ("model.safetensors", "pytorch_model.bin") if (path / n).is_file()), path)
-    if path.suffix == ".safetensors" and path.is_file():
-        try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-                return path, shapes, json.loads((file.metadata() or {}).get("covey", "{}"))
-        except (safetensors.SafetensorError, OSError, ValueError):
-            pass  # the reader below has the sentence for it
-    state, card = read_checkpoint(path)
-    return path, {key: tuple(value.shape) for key, value in state.items()}, card
-
-
-def layout_of(shapes: dict[str, tuple[int, ...]]) -> str | None:
-    """Return the layout of a video transformer's tensors, None for anything else (transformers of pictures too)."""
-    if not any("patch_embed" in key and len(shape) == 5 for key, shape in shapes.items()):
-        return None
-    try:
-        return detect_layout([key.removeprefix("module.") for key in shapes])
-    except UserError:
-        return None
-
-
-def is_video_file(path: str | Path) -> bool:
-    """Whether a checkpoint is of videos: by its card, or by the names of its tensors where it has none."""
-    _, shapes, card = peek(Path(path))
-    return card.get("domain") == "video" if "backbone" in card else layout_of(shapes) is not None
-
-
 def read_any(
-    path: Path, model: VideoModel, clip: Clip, say: Say, method: str | None, source: str | None, freeze: bool
+    path: Path, model: VideoModel, clip: Clip, say: Say, untuned: str, source: str | None, freeze: bool
 ) -> LoadedVideo:
     """Do what `read_video_model` does for a file."""
     path, shapes, card = peek(path)
+    method = model.method
     ours = card.get("domain") == "video"
     if ours:
         _check_asked(path, card, model)
-    if "backbone" in card and not ours and not model.backbone.startswith(f"{FRAMEWISE}:"):
+    if "backbone" in card and not ours and not (model.backbone or "").startswith(f"{FRAMEWISE}:"):
         raise UserError(
             f"{path} is a checkpoint of pictures ({card['backbone']}): to use it on every frame of clips, name "
             f"--model.backbone {FRAMEWISE}:{card['backbone']}"
@@ -97,27 +76,30 @@ def read_any(
         return _read_tuned(path, card, clip, say, method, freeze)
     if not ours and layout_of(shapes) == "tamt":
         return _read_released(path, model, clip, say, method, freeze)
-    return _read_source(path, shapes, card, model, clip, say, method, freeze)
+    return _read_source(path, shapes, card, model, clip, say, method or untuned, freeze)
 
 
 def _check_asked(path: Path, card: dict[str, Any], model: VideoModel) -> None:
-    """Refuse another network than the card's, and other options of a tuned file: nobody would see them left out.
-
-    The default backbone of `VideoModel` counts as not named, and so do those of pictures, of which a test has one.
-    """
+    """Refuse another network than the card's, and other options of a tuned file: nobody would see them left out."""
     asked, own = model.backbone, card["backbone"]
-    named = (asked in VIDEO_VITS or asked.startswith(f"{FRAMEWISE}:")) and asked != VideoModel().backbone
-    if named and asked != own:
+    if asked not in (None, own):
         raise UserError(f"{path} is of {own}, not of {asked}: leave the backbone out, or name another checkpoint")
-    options = card.get("options", {})
-    other = [name for name, value in model.options.items() if options.get(name) != value]
-    if "method" in card and other:
-        name = other[0]
-        has = f"has {options[name]}" if name in options else "has none"
-        raise UserError(
-            f"{path} was tuned with options of its own, and {name} is {model.options[name]} here where it {has}: "
-            "leave the options out, or tune the source weights anew"
-        )
+    if "method" not in card:
+        return
+    pool = POOLING[architecture_of(card).pooling]
+    network = {**network_defaults(own), "frames": card.get("frames")}
+    for what, given, usual in (
+        ("options", model.options, defaults(pool)),
+        ("backbone_options", model.backbone_options, network),
+    ):
+        has = {**usual, **card.get(what, {})}
+        for name, value in given.items():
+            if has.get(name) != value:
+                own_value = f"has {has[name]}" if name in has else "has none"
+                raise UserError(
+                    f"{path} was tuned with {what} of its own, and {name} is {value} here where it {own_value}: leave "
+                    f"the {what} out, or tune the source weights anew"
+                )
 
 
 def _check_frames(path: Path, card: dict[str, Any], clip: Clip, encoder: Encoder) -> None:
@@ -218,7 +200,7 @@ def _read_released(
 ) -> LoadedVideo:
     """Read a tuned file of the released TAMT code."""
     _known(path, model, "tamt")
-    plan = clip.on(VideoArchitecture(method or "tamt", model.backbone, dict(model.backbone_options)))
+    plan = clip.on(new_plan(model, "tamt"))
     if find_video_method(plan.method).pool not in ("tamt", "gap"):
         raise UserError(f"{path} is a tuned TAMT model, whose vectors {plan.method} can't use: name tamt or protonet")
     plan.pool, plan.options = "tamt", dict(model.options)
@@ -228,10 +210,9 @@ def _read_released(
 
 
 def _read_source(
-    path: Path, shapes: dict, card: dict, model: VideoModel, clip: Clip, say: Say, method: str | None, freeze: bool
+    path: Path, shapes: dict, card: dict, model: VideoModel, clip: Clip, say: Say, method: str, freeze: bool
 ) -> LoadedVideo:
     """Read source weights into an encoder whose other parts start fresh."""
-    method = method or model.method
     if card.get("domain") == "video":
         plan = architecture_of(card)
         trained = {key: value for key, value in plan.backbone_options.items() if key not in ("final_norm", "drop_path")}
@@ -241,21 +222,20 @@ def _read_source(
     else:
         if layout := layout_of(shapes):
             _known(path, model, layout)
-        plan = VideoArchitecture(method, model.backbone, dict(model.backbone_options))
+        plan = new_plan(model)
     plan.method, plan.options = method, dict(model.options)
     encoder = clip.on(plan).build(freeze)
     _load_network(encoder, path, say)
-    fresh = {"tamt": "TAMT's adapters and moment head", "bdc": "the BDC pooling"}.get(plan.pooling, "")
     seen = list(card.get("class_names") or [])
-    return LoadedVideo(plan, encoder, card, {}, source=str(path), seen=seen, fresh=fresh)
+    return LoadedVideo(plan, encoder, card, {}, source=str(path), seen=seen, fresh=random_parts(encoder))
 
 
 def _known(path: Path, model: VideoModel, layout: str) -> None:
     """Refuse weights of a video transformer for which the options name no such network."""
-    if model.backbone not in VIDEO_VITS:
+    if model.backbone is not None and model.backbone not in VIDEO_VITS:
         raise UserError(
-            f"{path} holds a video transformer ({LAYOUTS[layout]}) and not its sizes: name its backbone, such as "
-            "--model.backbone video_vit_small"
+            f"{path} holds a video transformer ({LAYOUTS[layout]}) and not {model.backbone}: name its backbone, such "
+            f"as --model.backbone {BACKBONE}"
         )
 
 

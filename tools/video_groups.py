@@ -82,16 +82,17 @@ class VideoModel:
 
     Args:
         method: tamt, otam, trx, or any few-shot method of images that takes averages or BDC matrices: protonet,
-            good_embed, meta_deepbdc, stl_deepbdc, simpleshot, ...
-        backbone: video_vit_small, video_vit_base, ..., or frames:NAME for an image network on every frame.
+            good_embed, meta_deepbdc, stl_deepbdc, simpleshot, ...; null takes a tuned checkpoint's, else tamt.
+        backbone: video_vit_small, video_vit_base, ..., or frames:NAME for an image network on every frame; null takes
+            the checkpoint's, and video_vit_small where none is named.
         backbone_options: arguments of the backbone, for instance {dim: 192, depth: 6}.
         options: of what stands between backbone and head: of create_tamt for tamt (adapt, variant, mix, ...),
             reduce_dim for BDC methods, norm for averages.
         head: arguments of the episode head, for instance {C: 1.0}.
     """
 
-    method: str = "tamt"
-    backbone: str = "video_vit_small"
+    method: str | None = None
+    backbone: str | None = None
     backbone_options: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     head: dict[str, Any] = field(default_factory=dict)

@@ -7,7 +7,7 @@ what network they are of is then named in the options.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,8 +24,10 @@ from video.clips import Clips, ClipSet
 from video.clips_views import ClipView
 from video.encoders import ClipEncoder
 from video.frames import FrameSampling
+from video.pools import TokenBDC
 from video.tamt import TamtModel, create_tamt
 
+METHOD, BACKBONE = "tamt", "video_vit_small"  # where neither the options nor a card name any
 Encoder = TamtModel | ClipEncoder
 Say = Callable[[str], None]
 
@@ -115,9 +117,15 @@ def design_video(
     freeze: bool = True,
 ) -> tuple[VideoArchitecture, Encoder]:
     """Design an encoder with fresh weights from the model options; null size and frames take the backbone's."""
-    options = (dict(model.backbone_options), dict(model.options))
-    plan = VideoArchitecture(model.method, model.backbone, *options, size, frames, sampling, step)
+    plan = new_plan(model)
+    plan.size, plan.frames, plan.sampling, plan.step = size, frames, sampling, step
     return plan, plan.build(freeze)
+
+
+def new_plan(model: VideoModel, method: str | None = None) -> VideoArchitecture:
+    """Return the architecture that the options name. method: where they name none, default `METHOD`."""
+    method = model.method or method or METHOD
+    return VideoArchitecture(method, model.backbone or BACKBONE, dict(model.backbone_options), dict(model.options))
 
 
 @dataclass
@@ -126,7 +134,7 @@ class LoadedVideo(Loaded):
 
     source: file of the frozen network's weights, for the card of an adapter file; None where there is none.
     seen: names of all classes that it was trained on.
-    fresh: what of the encoder starts from random or neutral weights, for a sentence; empty where nothing does.
+    fresh: parts of the encoder that start from random weights beside a trained network; empty where none do.
     """
 
     trainer: ClassVar[str] = "tools.video_tune"
@@ -151,13 +159,21 @@ class LoadedVideo(Loaded):
         return self.load_head(create_video_head(self.architecture.method, k_shot, self.out_dim, **options))
 
     def load_head(self, head: nn.Module, training: bool = False) -> nn.Module:
-        """Do what `Loaded.load_head` does; raises UserError for a head that needs more frames than a clip has left."""
+        """Do what `Loaded.load_head` does; raises UserError for a head that needs more frames than a clip has left.
+
+        The encoder's parts must have been trained as well, unless they are about to be.
+        """
         least, plan = getattr(head, "least_frames", 1), self.architecture
         there = measure_grid(self.encoder.backbone, plan.frames, plan.size)[0] if least > 1 else 1
         if there < least:
             raise UserError(
                 f"{find_video_method(plan.method).title} needs {least} frames, and the network makes {there} of "
                 f"the {plan.frames} of a clip: give clips more frames, or the head other options"
+            )
+        if self.fresh and not training:
+            raise UserError(
+                f"there are no trained weights of {self.fresh}, and random ones tell nothing: train them with "
+                f"{self.trainer} first, or name a method without such parts, such as protonet"
             )
         return super().load_head(head, training)
 
@@ -183,6 +199,7 @@ def read_video_model(
     method: str | None = None,
     source: str | None = None,
     *,
+    untuned: str = METHOD,
     frames: int | None = None,
     sampling: str | None = None,
     step: int | None = None,
@@ -192,8 +209,9 @@ def read_video_model(
 
     checkpoint: source weights of any layout that `backbones.video_layouts` knows (a folder of transformers too), source
         or tuned weights of ours, an adapter file of ours, or a tuned file of the released TAMT code.
-    model: for files without a card; its backbone_options and options win over those of the card of *source* weights.
-    method: wins over that of a tuned file's card; of everything else `model.method` is taken without it.
+    model: what it names must agree with a card; the backbone_options and options of *source* weights may be others.
+    method: wins over the model's, and both over that of a tuned file's card, where its representations allow it.
+    untuned: method of source weights and of new networks where none is named.
     source: weights of the network that an adapter file belongs to; None looks where its card says.
     size, frames, sampling, step: of clips; None takes the card's. freeze: see `create_tamt`.
     Raises UserError, with one sentence, for files that do not fit.
@@ -201,19 +219,31 @@ def read_video_model(
     from tools.video_files import Clip, read_any
 
     model, clip = model or VideoModel(), Clip(size, frames, sampling, step)
-    if method is not None:
-        find_video_method(method)
+    model = replace(model, method=method or model.method)
+    if model.method is not None:
+        find_video_method(model.method)
     if checkpoint is None:
         if source is not None:
             raise UserError("source is the network of an adapter file: name that file as the checkpoint")
-        plan = VideoArchitecture(
-            method or model.method, model.backbone, dict(model.backbone_options), dict(model.options)
-        )
-        encoder = clip.on(plan).build(freeze)
+        plan = clip.on(new_plan(model, untuned))
+        encoder = plan.build(freeze)
         if not model.backbone_options.get("pretrained"):
-            say(f"no checkpoint given: {model.backbone} starts from random weights")
-        return LoadedVideo(plan, encoder, {}, {}, fresh="the whole network")
-    return read_any(Path(checkpoint), model, clip, say, method, source, freeze)
+            say(f"no checkpoint given: {plan.backbone} starts from random weights")
+        return LoadedVideo(plan, encoder, {}, {}, fresh=random_parts(encoder))
+    return read_any(Path(checkpoint), model, clip, say, untuned, source, freeze)
+
+
+def random_parts(encoder: Encoder) -> str:
+    """Say what of an encoder around a trained network starts from random weights; empty where nothing does.
+
+    A BDC pool's temperature starts at a value that means something, its reduction at random.
+    """
+    if not isinstance(encoder, TamtModel):
+        reduced = isinstance(encoder.pool, TokenBDC) and encoder.pool.bdc.reduce is not None
+        return "the reduction of the BDC pooling" if reduced else ""
+    parts = ["adapters"] if len(encoder.backbone.adapters) else []
+    parts += ["moment head"] if encoder.pool.second_moment != "none" else []
+    return f"TAMT's {' and '.join(parts)}" if parts else ""
 
 
 def architecture_of(card: dict[str, Any]) -> VideoArchitecture:

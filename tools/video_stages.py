@@ -17,8 +17,8 @@ from backbones.video_layouts import load_source, read_source
 from backbones.video_mae import MaskedAutoencoder, tube_mask
 from backbones.video_vit import Grid, VideoViT
 from tools.video_config import VideoPretrain
-from tools.video_files import peek
 from tools.video_models import VideoArchitecture, measure_grid
+from tools.video_peek import peek
 from video import VideoClassifier
 from video.schedules import scaled_rate, source_groups, source_learning_rates
 

@@ -19,7 +19,7 @@ from episodes.optim import build_optimizer, build_schedule
 from fewshot.encoder import EpisodeModel
 from tools.groups import Machine
 from tools.video_config import VideoTune
-from tools.video_groups import TuneOptim, VideoModel, Videos
+from tools.video_groups import TuneOptim, Videos
 from tools.video_methods import create_video_head, find_video_method
 from tools.video_models import LoadedVideo, VideoArchitecture, read_video_model
 from tools.video_storing import human
@@ -80,9 +80,8 @@ def check_start(config: VideoTune) -> None:
 def prepare(config: VideoTune, say: Say) -> Tuning:
     """Read the model, freeze what stays, and build the head; raises UserError where nothing would be trained."""
     data, model = config.data, config.model
-    asked = None if model.method == VideoModel().method else model.method  # a tuned file says its own
     loaded = read_video_model(
-        config.checkpoint, model, data.size, say, asked, config.source,
+        config.checkpoint, model, data.size, say, None, config.source,
         frames=data.frames, sampling=data.sampling, step=data.step,
     )  # fmt: skip
     plan = loaded.architecture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ import torch
 from backbones import UserError
 from backbones.checkpoint import save_weights, to_official
 from fewshot.card import Architecture, design, load_encoder, measure_map
+from fewshot.classifier import classifier_of
 from fewshot.encoder import EpisodeModel, PretrainModel
 from fewshot.methods import create_head
 
@@ -107,31 +107,29 @@ def test_a_pre_trained_file_leaves_heads_as_they_start(tmp_path):
     ("method", "options"),
     [("relation_net", {}), ("matching_net", {"context": True}), ("anil", {"start": "learned", "n_way": 5})],
 )
-def test_a_head_that_would_score_by_random_weights_says_so(tmp_path, method, options):
+def test_a_head_that_would_score_by_random_weights_is_refused(tmp_path, method, options):
     plan, encoder = small(method, None)
     save_weights(PretrainModel(encoder, 5), tmp_path / "pre.safetensors", plan.card("pretrain"))
     loaded = load_encoder(tmp_path / "pre.safetensors", say=quiet)
-    with pytest.warns(UserWarning, match="has random weights, since the checkpoint holds none"):
-        head = loaded.load_head(create_head(method, 1, encoder.out_dim, **options))
-    assert "accuracy says nothing" in head.note
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        trained = loaded.load_head(create_head(method, 1, encoder.out_dim, **options), training=True)
-        save_weights(EpisodeModel(encoder, trained), tmp_path / "meta.safetensors", plan.card("meta"))
-        loaded = load_encoder(tmp_path / "meta.safetensors", say=quiet)
-        head = loaded.load_head(create_head(method, 1, encoder.out_dim, **options))
-    assert getattr(head, "note", None) is None
+    match = r"no trained weights of the head \w+, and random ones tell nothing: train it with tools.meta_train first"
+    with pytest.raises(UserError, match=match):
+        loaded.load_head(create_head(method, 1, encoder.out_dim, **options))
+    with pytest.raises(UserError, match=match):
+        classifier_of(loaded, options)  # before any picture is seen
+    trained = loaded.load_head(create_head(method, 1, encoder.out_dim, **options), training=True)
+    save_weights(EpisodeModel(encoder, trained), tmp_path / "meta.safetensors", plan.card("meta"))
+    loaded = load_encoder(tmp_path / "meta.safetensors", say=quiet)
+    head = loaded.load_head(create_head(method, 1, encoder.out_dim, **options))
+    assert all(torch.equal(value, trained.state_dict()[key]) for key, value in head.state_dict().items())
 
 
 @pytest.mark.parametrize("method", ["frn", "adm", "covamnet", "matching_net", "anil", "meta_baseline"])
-def test_heads_that_start_at_values_that_mean_something_are_silent(tmp_path, method):
+def test_heads_that_start_at_values_that_mean_something_are_taken(tmp_path, method):
     plan, encoder = small(method, None)
     save_weights(PretrainModel(encoder, 5), tmp_path / "w.safetensors", plan.card("pretrain"))
     loaded = load_encoder(tmp_path / "w.safetensors", say=quiet)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        head = loaded.load_head(create_head(method, 1, encoder.out_dim))
-    assert "random" not in (getattr(head, "note", None) or "")
+    head = create_head(method, 1, encoder.out_dim)
+    assert loaded.load_head(head) is head
 
 
 def test_damaged_and_missing_files(tmp_path):

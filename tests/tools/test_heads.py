@@ -58,24 +58,27 @@ def test_an_unknown_solver_is_named_with_those_there_are(score):
         score("protonet", solver="sklearn")
 
 
-def test_a_head_without_trained_weights_stands_in_table_and_metrics(tmp_path, packs, pretrained):
-    """Of a head that adapts the network as well, whose encoder is wrapped around it."""
-    for name, model in (
-        ("relation_net", tiny.model("relation_net")),
-        ("maml", tiny.model("maml", head={"start": "learned", "n_way": 5, "test_steps": 1})),
+def test_a_head_that_nothing_has_trained_is_refused_before_any_work(tmp_path, packs, pretrained):
+    """A head that adapts the network as well, whose encoder is wrapped around it, and one without any checkpoint."""
+    learned = {"start": "learned", "n_way": 5, "test_steps": 1}
+    for name, model, checkpoint in (
+        ("relation_net", tiny.model("relation_net"), str(pretrained["protonet"])),
+        ("matching_net", tiny.model("matching_net", head={"context": True}), str(pretrained["protonet"])),
+        ("maml", tiny.model("maml", head=learned), str(pretrained["protonet"])),
+        ("relation_net", tiny.model("relation_net"), None),
     ):
         options = tiny.evaluate_options(
             tmp_path / name,
-            str(pretrained["protonet"]),
+            checkpoint,
             packs["test"],
             method=name,
             model=model,
             k_shot=[1],
             episodes=2,
         )
-        with pytest.warns(UserWarning, match="has random weights"):
-            metrics = evaluate(options)
-        assert "accuracy says nothing" in metrics["notes"]["head"]
+        with pytest.raises(UserError, match="no trained weights of the head .*: train it with tools.meta_train first"):
+            evaluate(options)
+        assert not (tmp_path / name).exists()
 
 
 @pytest.mark.parametrize("cache", ["disk", "memory", "none"])

@@ -78,6 +78,9 @@ def test_everything_is_written(tmp_path, folders, source, tuned, capsys):
 @pytest.mark.parametrize("method", ["protonet", "good_embed", "otam", "trx", "stl_deepbdc"])
 def test_other_heads_on_source_weights_and_batches(tmp_path, folders, source, method):
     """Batches and reading processes change nothing."""
+    if method == "trx":  # has weights, which must have been trained
+        tiny_video.tuned(tmp_path / "trx.safetensors", source, "trx", "head")
+        source = tmp_path / "trx.safetensors"
     for size, workers in ((3, 0), (16, 1)):
         predict(options(tmp_path / str(size), folders, source, method=method, batch_size=size, workers=workers))
     for few, many in zip(rows_of(tmp_path / "3"), rows_of(tmp_path / "16"), strict=True):

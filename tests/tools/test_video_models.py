@@ -10,15 +10,16 @@ from backbones import UserError, create_backbone, save_weights
 from backbones.checkpoint import read_checkpoint
 from fewshot.methods import METHODS
 from tests.tools import tiny_video
-from tools.video_files import is_video_file
 from tools.video_groups import VideoModel
 from tools.video_methods import create_video_head, find_video_method, list_video_methods
 from tools.video_models import design_video, read_video_model, source_key
+from tools.video_peek import is_video_file
 from video.tamt_layout import save_tuned
 
 
 def read(path, model=None, **options):
-    return read_video_model(path, model or tiny_video.model(), say=lambda text: None, **options)
+    model = model or VideoModel(backbone_options=dict(tiny_video.NETWORK))
+    return read_video_model(path, model, say=lambda text: None, **options)
 
 
 @pytest.fixture(scope="module")
@@ -129,10 +130,23 @@ def test_what_a_card_says_otherwise_is_refused_instead_of_ignored(root, source):
             read(path, VideoModel("tamt", "video_vit_base"))
         with pytest.raises(UserError, match=r"is of video_vit_small, not of frames:conv4"):
             read(path, VideoModel("protonet", "frames:conv4"))
-        read(path, VideoModel("protonet", "resnet12"))  # the default of tests, which is of pictures
+        read(path, VideoModel())
     assert read(source, tiny_video.model(options={"adapt": 1})).architecture.options == {"adapt": 1}
-    with pytest.raises(UserError, match=r"options of its own, and adapt is 1 here where it has none"):
-        read(tuned, tiny_video.model(options={"adapt": 1}))
+    with pytest.raises(UserError, match=r"options of its own, and adapt is 1 here where it has 2: leave the options"):
+        read(tuned, VideoModel(options={"adapt": 1}))
+    with pytest.raises(UserError, match=r"backbone_options of its own, and dim is 36 here where it has 24: leave"):
+        read(tuned, VideoModel(backbone_options={"dim": 36}))
+    with pytest.raises(UserError, match=r"and layer_scale is 0.1 here where it has None"):
+        read(tuned, VideoModel(backbone_options={"layer_scale": 0.1}))
+    with pytest.raises(UserError, match=r"and depht is 3 here where it has none"):
+        read(tuned, VideoModel(backbone_options={"depht": 3}))
+    same = {"dim": 24, "tubelet_size": 2, "mlp_ratio": 4.0, "frames": tiny_video.FRAMES}  # some by their defaults
+    assert read(tuned, VideoModel("tamt", "video_vit_small", same, {"adapt": 2})).architecture.method == "tamt"
+    prototypes = root / "prototypes.safetensors"
+    tiny_video.tuned(prototypes, source, "protonet", "head")
+    assert read(prototypes).architecture.method == "protonet"
+    with pytest.raises(UserError, match="was tuned for protonet, whose representations tamt can't use"):
+        read(prototypes, VideoModel("tamt"))
     for tune in ("adapters", "all"):
         tiny_video.tuned(tuned, source, tune=tune)
         with pytest.raises(UserError, match=r"was tuned on clips of 8 frames, .*: leave out frames, which is 16"):
@@ -181,15 +195,17 @@ def test_released_files_of_tamt(root, tmp_path):
     tiny_video.jiggle(encoder, 4)
     path = tmp_path / "best_model.tar"
     save_tuned(encoder, path)
-    model = tiny_video.model("protonet")
+    model = VideoModel(backbone_options=dict(tiny_video.NETWORK))
     loaded = read(path, model, size=tiny_video.SIZE, frames=tiny_video.FRAMES)
-    assert loaded.architecture.method == "tamt"
+    assert loaded.architecture.method == "tamt" and loaded.fresh == ""
     assert torch.equal(loaded.encoder.eval()(tiny_video.clips()), encoder.eval()(tiny_video.clips()))
     assert read(path, model, frames=tiny_video.FRAMES, method="simpleshot").architecture.pooling == "tamt"
-    with pytest.raises(UserError, match="not its sizes: name its backbone"):
+    with pytest.raises(UserError, match="video transformer .TAMT, tuned model. and not resnet12: name its backbone"):
         read(path, VideoModel(backbone="resnet12"))
-    with pytest.raises(UserError, match="tuned model of another architecture"):
+    with pytest.raises(UserError, match=r"width 24, 3 blocks.*, and the network has width 36: give .*{dim: 24"):
         read(path, VideoModel(backbone_options={**tiny_video.NETWORK, "dim": 36}), frames=tiny_video.FRAMES)
+    with pytest.raises(UserError, match="tuned model of another architecture"):
+        read(path, tiny_video.model(options={"adapt": 1}), frames=tiny_video.FRAMES)
 
 
 def test_an_image_network_on_every_frame(tmp_path):
@@ -219,7 +235,7 @@ def test_files_that_fit_nowhere(tmp_path, source):
         read(other)
     with pytest.raises(UserError, match="source.safetensors is no adapter file"):
         read(source, source=str(source))
-    with pytest.raises(UserError, match="another architecture"):
+    with pytest.raises(UserError, match=r"width 24, .*, and the network has width 36: give --model.backbone_options"):
         read(source, VideoModel(backbone_options={"dim": 36}))
     with pytest.raises(UserError, match="clips of 8 frames of 20 pixels"):
         read(source, size=20)

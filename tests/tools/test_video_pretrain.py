@@ -218,9 +218,14 @@ def vit_state() -> dict[str, torch.Tensor]:
     return VideoViT(**NETWORK, input_size=16, frames=4).state_dict()
 
 
-@pytest.mark.parametrize("layout", ["videomae_finetuned", "videomae_pretrained", "transformers"])
-@pytest.mark.parametrize("stage", ["ssl", "supervised"])
-def test_weights_of_other_programs_are_starts(tmp_path, layout, stage):
+@pytest.mark.parametrize(
+    ("stage", "layout"),
+    [
+        *(("ssl", layout) for layout in ("videomae_finetuned", "videomae_pretrained", "transformers")),
+        *(("supervised", layout) for layout in ("videomae_finetuned", "transformers")),
+    ],
+)
+def test_weights_of_other_programs_are_starts(tmp_path, stage, layout):
     """Stage ssl needs the encoder's norm, which files of classifiers lack: they are refused."""
     state, file = {}, tmp_path / "foreign.pt"
     for key, value in vit_state().items():
