@@ -91,7 +91,7 @@ def _videos() -> Kind:
 
     def read_model(config: Predict, say: Callable[[str], None]) -> Loaded:
         from tools.tested import UNTUNED, video_model_of
-        from tools.video_models import read_video_model
+        from tools.video.models import read_video_model
 
         model, view = config.model, config.video
         if view.eval_view != "center":
@@ -105,7 +105,7 @@ def _videos() -> Kind:
 
     def classifier(config: Predict, loaded: Loaded, device, encode) -> tuple[FewShotClassifier, str]:
         from tools.tested import CLIPS
-        from tools.video_methods import create_video_head, find_video_method
+        from tools.video.methods import create_video_head, find_video_method
 
         plan, encoder = loaded.architecture, loaded.encoder.requires_grad_(False).eval().to(device)
         options = {**loaded.head_options(), **config.model.head}
@@ -137,7 +137,7 @@ def _videos() -> Kind:
 
 def _clips(dataset: Any, config: Predict, loaded: Loaded) -> Any:
     """Return the items of a set of videos as the model wants them, in the deterministic view."""
-    from tools.video_session import view_of
+    from tools.video.session import view_of
     from video.clips import Clips
     from video.frames import FrameSampling
 

@@ -52,7 +52,7 @@ def describe(weights: Path, config: dict[str, Any], metrics: dict, versions: dic
 
     card = read_card(weights)
     if card["stage"] in ("video_ssl", "video_supervised"):
-        from tools.video_report import describe_source
+        from tools.video.source_report import describe_source
 
         return describe_source(card, weights.name, config, metrics, versions)
     if card["stage"] == "classify":
@@ -60,7 +60,7 @@ def describe(weights: Path, config: dict[str, Any], metrics: dict, versions: dic
 
         return describe_classifier(card, weights.name, config, metrics, versions)
     if card["stage"] == "video_tune":
-        from tools.tune_card import describe_tuned
+        from tools.video.tune_card import describe_tuned
 
         return describe_tuned(card, weights.name, config, metrics, versions)
     training, own, optim, data = {}, config.get("episodes") or {}, config["optim"], config["data"]

@@ -17,8 +17,8 @@ from tools.groups import Data, Model
 
 if TYPE_CHECKING:
     from tools.deployment import Predict
+    from tools.video.models import LoadedVideo
     from tools.video_groups import VideoModel
-    from tools.video_models import LoadedVideo
     from video.clips import Clips
 
 Items = "Pictures | Clips"
@@ -62,7 +62,7 @@ def of_videos(checkpoint: str | None, model: Model) -> bool:
     path = checkpoint or model.weights
     if named or path is None:
         return named
-    from tools.video_peek import is_video_file
+    from tools.video.peek import is_video_file
 
     return is_video_file(path)
 
@@ -90,8 +90,8 @@ def _pictures(config: Evaluate, say: Callable[[str], None]) -> Tested:
 
 
 def _clips(config: Evaluate, say: Callable[[str], None]) -> Tested:
-    from tools.video_models import read_video_model
-    from tools.video_session import open_test_clips, warn_seen
+    from tools.video.models import read_video_model
+    from tools.video.session import open_test_clips, warn_seen
 
     view, model = config.video, video_model_of(config)
     loaded = read_video_model(
@@ -144,6 +144,6 @@ def methods_of(loaded: Loaded) -> tuple[Callable, Callable]:
 
     if isinstance(loaded.architecture, Architecture):
         return find_method, create_head
-    from tools.video_methods import create_video_head, find_video_method
+    from tools.video.methods import create_video_head, find_video_method
 
     return find_video_method, create_video_head

@@ -13,9 +13,9 @@ def video_pretrain(config: VideoPretrain) -> dict:
     from episodes.engine import Plan, fit
     from tools import session
     from tools.report import finish_training
-    from tools.source_pictures import draw_clips
-    from tools.video_session import open_videos
-    from tools.video_stages import STAGES, build_model, card_of, design, load_start, make_optimizer, resolve
+    from tools.video.session import open_videos
+    from tools.video.source_pictures import draw_clips
+    from tools.video.stages import STAGES, build_model, card_of, design, load_start, make_optimizer, resolve
     from video.pretraining import BatchNormed, SourceBatches, ssl_step, supervised_step
 
     session.check(config)
@@ -92,8 +92,8 @@ def _check_classes(config: VideoPretrain, names: list[str]) -> None:
 def _validator(config: VideoPretrain, fabric, val, names: list[str], grid):
     """Return what validates, None without validation videos, and a sentence that says how."""
     from tools import session
-    from tools.video_session import warn_seen
-    from tools.video_validation import ClassValidator, episode_validator, reconstruction_validator
+    from tools.video.session import warn_seen
+    from tools.video.validation import ClassValidator, episode_validator, reconstruction_validator
 
     workers, episodes = config.data.workers, config.validation
     if val is None:
@@ -117,7 +117,7 @@ def _validator(config: VideoPretrain, fabric, val, names: list[str], grid):
 
 def _announce(config: VideoPretrain, plan, train, folder, how: str, say) -> None:
     """Say what is going to run, with the numbers that the options left open."""
-    from tools.video_stages import PER, STAGES, scaled_rate, videos_a_step
+    from tools.video.stages import PER, STAGES, scaled_rate, videos_a_step
 
     optim, count = config.optim, videos_a_step(config)
     each = f", {optim.repeats} clips of each" if optim.repeats > 1 else ""
@@ -138,8 +138,8 @@ def _draw_results(config: VideoPretrain, fabric, model, clips, validate, grid, r
     """Draw what the kept weights make of validation clips: reconstructions, or the confusion of classes."""
     from backbones import read_checkpoint
     from tools import session
-    from tools.source_pictures import draw_confusion, draw_reconstruction
-    from tools.video_validation import ClassValidator
+    from tools.video.source_pictures import draw_confusion, draw_reconstruction
+    from tools.video.validation import ClassValidator
 
     with session.together(fabric):
         model.load_state_dict(read_checkpoint(run.best)[0])

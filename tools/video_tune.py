@@ -15,11 +15,11 @@ def video_tune(config: VideoTune) -> dict:
     from episodes.loaders import EpisodeImages
     from fewshot.encoder import EpisodeModel, episode_step
     from tools import session
-    from tools import video_tuning as parts
     from tools.report import finish_training
-    from tools.tune_pictures import draw_first_episode
-    from tools.video_session import open_videos
-    from tools.video_storing import check_cache, may_be_stored, on_stored, store
+    from tools.video import tuning as parts
+    from tools.video.session import open_videos
+    from tools.video.storing import check_cache, may_be_stored, on_stored, store
+    from tools.video.tune_pictures import draw_first_episode
     from video.encoders import AfterStem
     from video.stored import StoredClips
 

@@ -137,8 +137,8 @@ def write(options: argparse.Namespace) -> int:
 
 def look_into(options: argparse.Namespace) -> int:
     """Say what a checkpoint holds."""
-    from tools.inspection import inspect
-    from tools.inspection_text import as_text
+    from tools.video.inspection import inspect
+    from tools.video.inspection_text import as_text
 
     found = inspect(options.checkpoint.expanduser(), options.backbone, options.source)
     print(json.dumps(found.as_json()) if options.json else as_text(found))

@@ -19,8 +19,8 @@ from episodes import evaluate as score
 from tests.tools import tiny, tiny_video
 from tools.evaluate import evaluate
 from tools.groups import Kind
+from tools.video.models import read_video_model
 from tools.video_groups import View
-from tools.video_models import read_video_model
 from video import open_clips
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,7 @@ from backbones.checkpoint import save_tensors, save_weights
 from backbones.video_layouts import foreign_key
 from backbones.video_zoo import create_video_backbone
 from tests.backbones.test_video_layouts import FOREIGN, foreign, tiny
-from tools.video_models import VideoArchitecture, source_key
+from tools.video.models import VideoArchitecture, source_key
 from tools.videos import main
 from video.classifier import VideoClassifier
 from video.tamt import create_tamt, trainable_state

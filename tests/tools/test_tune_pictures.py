@@ -6,7 +6,7 @@ import pytest
 
 from episodes import EpisodeSampler
 from tests.tools import tiny_video
-from tools.tune_pictures import draw_first_episode
+from tools.video.tune_pictures import draw_first_episode
 from video.clips import Clips
 from video.clips_open import open_clips
 from video.clips_views import ClipView

@@ -10,10 +10,10 @@ from backbones import UserError, create_backbone, save_weights
 from backbones.checkpoint import read_checkpoint
 from fewshot.methods import METHODS
 from tests.tools import tiny_video
+from tools.video.methods import create_video_head, find_video_method, list_video_methods
+from tools.video.models import design_video, read_video_model, source_key
+from tools.video.peek import is_video_file
 from tools.video_groups import VideoModel
-from tools.video_methods import create_video_head, find_video_method, list_video_methods
-from tools.video_models import design_video, read_video_model, source_key
-from tools.video_peek import is_video_file
 from video.tamt_layout import save_tuned
 
 

@@ -21,10 +21,10 @@ from fewshot.card import read_card
 from tests.tools import tiny
 from tests.video.films import write_film
 from tools.groups import Episodes
+from tools.video.stages import resolve
 from tools.video_config import VideoPretrain
 from tools.video_groups import SourceOptim, Videos
 from tools.video_pretrain import video_pretrain
-from tools.video_stages import resolve
 
 NETWORK = {"dim": 12, "depth": 2, "heads": 2, "patch_size": 8}
 FILMS = "motions:digits?items=2&size=16"

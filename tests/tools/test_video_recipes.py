@@ -12,9 +12,9 @@ from tests.conftest import SHARED
 from tools.cli import parse
 from tools.config import Evaluate
 from tools.groups import like_training
+from tools.video.methods import create_video_head
+from tools.video.models import design_video
 from tools.video_config import VideoTune
-from tools.video_methods import create_video_head
-from tools.video_models import design_video
 from video.lists import read_list
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "video"

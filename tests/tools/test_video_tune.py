@@ -20,9 +20,9 @@ from tests.tools import tiny_video
 from tests.tools.tiny import CPU
 from tools.evaluate import evaluate
 from tools.groups import Episodes, Validation
+from tools.video.models import read_video_model
 from tools.video_config import VideoTune
 from tools.video_groups import TuneOptim, Videos
-from tools.video_models import read_video_model
 from tools.video_tune import video_tune
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,9 +14,9 @@ from fewshot.encoder import EpisodeModel
 from tests.tools import tiny
 from tests.video.films import write_film
 from tools.config import Evaluate
+from tools.video.methods import create_video_head
+from tools.video.models import VideoArchitecture, design_video, source_key
 from tools.video_groups import VideoModel, View
-from tools.video_methods import create_video_head
-from tools.video_models import VideoArchitecture, design_video, source_key
 from video.classifier import VideoClassifier
 from video.encoders import freeze_for
 from video.tamt import trainable_state
@@ -67,7 +67,7 @@ def tuned(
     path: Path, source_file: Path | None, method: str = "tamt", tune: str = "adapters", seed: int = 2, **facts
 ) -> EpisodeModel:
     """Write a tuned file as `tools.video_tune` does; returns the model that it is of."""
-    from tools.video_models import read_video_model
+    from tools.video.models import read_video_model
 
     loaded = read_video_model(source_file, model(method), say=lambda text: None) if source_file else None
     plan, encoder = (loaded.architecture, loaded.encoder) if loaded else design_video(model(method), SIZE, FRAMES)

@@ -41,7 +41,7 @@ def method_of(name: str) -> Method:
     method = split_method(name)[0]
     if method in METHODS:
         return METHODS[method]
-    from tools.video_methods import find_video_method
+    from tools.video.methods import find_video_method
 
     return find_video_method(method)
 

@@ -20,10 +20,10 @@ from tools.grid.video_plan import video_test_options
 from tools.groups import like_training
 from tools.kinds import episode_samplers
 from tools.limits import check_numbers
+from tools.video.methods import create_video_head
+from tools.video.models import design_video, read_video_model
+from tools.video.session import open_clip_set, warn_seen
 from tools.video_groups import VideoGrid, VideoModel
-from tools.video_methods import create_video_head
-from tools.video_models import design_video, read_video_model
-from tools.video_session import open_clip_set, warn_seen
 from video.clips_views import ClipView
 
 # Options of a benchmark of pictures alone -> where videos have theirs.

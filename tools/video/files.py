@@ -12,9 +12,8 @@ from backbones.video_layouts import LAYOUTS, load_source
 from backbones.video_vit import VideoViT
 from backbones.video_zoo import FRAMEWISE, VIDEO_VITS
 from backbones.wording import many
-from tools.video_groups import VideoModel
-from tools.video_methods import find_video_method
-from tools.video_models import (
+from tools.video.methods import find_video_method
+from tools.video.models import (
     BACKBONE,
     Encoder,
     LoadedVideo,
@@ -25,8 +24,9 @@ from tools.video_models import (
     random_parts,
     source_key,
 )
-from tools.video_options import defaults, network_defaults
-from tools.video_peek import layout_of, peek
+from tools.video.options import defaults, network_defaults
+from tools.video.peek import layout_of, peek
+from tools.video_groups import VideoModel
 from video.encoders import freeze_for
 from video.pools import FrameMeans, TokenBDC, TokenMap, TokenMean
 from video.tamt import TamtModel, create_tamt, load_trainable_state

@@ -12,7 +12,7 @@ from backbones.video_mae import MaskedAutoencoder
 from backbones.video_vit import Grid
 from episodes.confusion_plot import plot_confusion
 from episodes.strips import plot_strips
-from tools.video_validation import ClassValidator
+from tools.video.validation import ClassValidator
 from video.clips import Clips
 from video.pretraining import OrderedClips, SourceBatches
 from video.reconstruction_plot import plain_clips, plot_reconstruction

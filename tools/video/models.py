@@ -18,8 +18,8 @@ from backbones import UserError
 from backbones.video_vit import Grid, VideoViT
 from backbones.video_zoo import FRAMEWISE, VIDEO_VITS, create_video_backbone
 from fewshot.card import Loaded, measure_map
+from tools.video.methods import create_pooled, create_video_head, find_video_method
 from tools.video_groups import VideoModel
-from tools.video_methods import create_pooled, create_video_head, find_video_method
 from video.clips import Clips, ClipSet
 from video.clips_views import ClipView
 from video.encoders import ClipEncoder
@@ -216,7 +216,7 @@ def read_video_model(
     size, frames, sampling, step: of clips; None takes the card's. freeze: see `create_tamt`.
     Raises UserError, with one sentence, for files that do not fit.
     """
-    from tools.video_files import Clip, read_any
+    from tools.video.files import Clip, read_any
 
     model, clip = model or VideoModel(), Clip(size, frames, sampling, step)
     model = replace(model, method=method or model.method)

@@ -18,11 +18,11 @@ from episodes.engine import Progressed
 from episodes.optim import build_optimizer, build_schedule
 from fewshot.encoder import EpisodeModel
 from tools.groups import Machine
+from tools.video.methods import create_video_head, find_video_method
+from tools.video.models import LoadedVideo, VideoArchitecture, read_video_model
+from tools.video.storing import human
 from tools.video_config import VideoTune
 from tools.video_groups import TuneOptim, Videos
-from tools.video_methods import create_video_head, find_video_method
-from tools.video_models import LoadedVideo, VideoArchitecture, read_video_model
-from tools.video_storing import human
 from video.encoders import freeze_for
 from video.schedules import tuning_schedule
 from video.stored import set_drop_path

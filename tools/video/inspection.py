@@ -26,7 +26,7 @@ from backbones.video_sizes import guess, sizes
 from backbones.video_vit import VideoViT
 from backbones.video_zoo import VIDEO_VITS, create_video_backbone
 from backbones.wording import many
-from tools.video_peek import layout_of, peek
+from tools.video.peek import layout_of, peek
 
 STAGES = {
     "video_ssl": "masked pre-training",
@@ -220,8 +220,8 @@ def _parts(state: dict[str, Tensor], layout: str | None) -> list[str]:
 
 def _read(found: Inspection, path: Path, source: str | None) -> None:
     """Read a tuned file as every script does, and report what that says: adapters need the network around them."""
+    from tools.video.models import read_video_model
     from tools.video_groups import VideoModel
-    from tools.video_models import read_video_model
 
     if found.card.get("domain") != "video" and found.backbone is None:
         found.notes.append("the network is of no known size: name backbone_options to use the file")

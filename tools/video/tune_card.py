@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from fewshot.model_card import class_lines, table, validation_sentence
-from tools.video_methods import find_video_method
-from tools.video_report import LIMITS
+from tools.video.methods import find_video_method
+from tools.video.source_report import LIMITS
 
 WHAT = {
     "adapters": "adapters and head, tuned around a frozen network that is in another file",

@@ -16,9 +16,9 @@ from backbones.checkpoint import LoadReport, load_state
 from backbones.video_layouts import load_source, read_source
 from backbones.video_mae import MaskedAutoencoder, tube_mask
 from backbones.video_vit import Grid, VideoViT
+from tools.video.models import VideoArchitecture, measure_grid
+from tools.video.peek import peek
 from tools.video_config import VideoPretrain
-from tools.video_models import VideoArchitecture, measure_grid
-from tools.video_peek import peek
 from video import VideoClassifier
 from video.schedules import scaled_rate, source_groups, source_learning_rates
 

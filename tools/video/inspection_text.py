@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tools.inspection import Inspection, some
+from tools.video.inspection import Inspection, some
 
 
 def command(found: Inspection) -> str:

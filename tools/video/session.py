@@ -8,8 +8,8 @@ from torch import nn
 
 from backbones import UserError
 from tools.session import warn_shared
+from tools.video.models import VideoArchitecture
 from tools.video_groups import Videos, View
-from tools.video_models import VideoArchitecture
 from video.clips import Clips, ClipSet
 from video.clips_cache import cached_clips
 from video.clips_open import open_clips
