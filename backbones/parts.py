@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from backbones.classifier import ImageClassifier
 from backbones.errors import UserError, nearest
+from backbones.strides import _evaluating
 
 RESNET_STEM = (("conv1", "bn1", "act1", "maxpool"), ("conv1", "bn1", "relu", "maxpool"))
+
+Part = Callable[[Tensor], Tensor]
+ADVICE = "use a ResNet (of timm or covey), MobileNetV2, ShuffleNetV2, ResNet-12 or Conv-4"
 
 
 def ordered_parts(backbone: nn.Module) -> dict[str, list[nn.Module]]:
@@ -17,7 +22,7 @@ def ordered_parts(backbone: nn.Module) -> dict[str, list[nn.Module]]:
 
     ResNets (timm's, torchvision's, ECA, GSoP): "stem" (convolution, norm, activation, max pool), "layer1" to "layer4".
     MobileNetV2: "stem", "block1", ... ShuffleNetV2: "stem" (with the max pool), "stage2" to "stage4", "conv5".
-    ResNet-12 and Conv-4: their stages, the first of which is the stem.
+    covey's own ResNets: "stem", "block1", ... ResNet-12 and Conv-4: their stages, the first of which is the stem.
     Raises UserError for networks that are no such chain.
     """
     body = getattr(backbone, "network", backbone)
@@ -33,21 +38,18 @@ def ordered_parts(backbone: nn.Module) -> dict[str, list[nn.Module]]:
         rest = {name: [getattr(body, name)] for name in ("stage2", "stage3", "stage4", "conv5")}
         return {"stem": [body.conv1, body.maxpool], **rest}
     chain = getattr(body, "features", None) or getattr(body, "blocks", None)
+    if isinstance(chain, nn.Sequential) and hasattr(body, "stem"):
+        return {"stem": [body.stem], **{f"block{n}": [part] for n, part in enumerate(chain, 1)}}
     if isinstance(chain, nn.Sequential) and body is backbone:
         return {"stem" if n == 0 else f"block{n}": [part] for n, part in enumerate(chain)}
-    raise UserError(
-        f"{type(body).__name__} is no chain of stages that could be cut in two: use a ResNet, MobileNetV2, "
-        "ShuffleNetV2, ResNet-12 or Conv-4"
-    )
+    raise UserError(f"{type(body).__name__} is no chain of stages that could be cut in two: {ADVICE}")
 
 
-def split(
-    network: ImageClassifier, after: str = "stem"
-) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+def split(network: ImageClassifier, after: str = "stem") -> tuple[Part, Part]:
     """Cut a classifier in two; returns (stem: images -> map, tail: map -> logits), with the network's own weights.
 
     after: the last part of the stem, a key of `ordered_parts`.
-    Raises UserError for a network that cannot be cut, and for an unknown part.
+    Raises UserError for a network that cannot be cut or does more than its parts, and for an unknown part.
     """
     parts = ordered_parts(network.backbone)
     if after not in parts:
@@ -66,4 +68,19 @@ def split(
             features = module(features)
         return network.classifier(network.dropout(network.pool(features)))
 
+    _check(network, stem, tail)
     return stem, tail
+
+
+def _check(network: ImageClassifier, stem: Part, tail: Part) -> None:
+    """Refuse a network whose parts one after the other are not the whole."""
+    weight = next(network.parameters())
+    size = network.input_size
+    picture = torch.linspace(-1, 1, 3 * size * size, dtype=weight.dtype, device=weight.device).view(1, 3, size, size)
+    with _evaluating(network):
+        try:
+            same = torch.allclose(tail(stem(picture)), network(picture), rtol=1e-3, atol=1e-5)
+        except (RuntimeError, NotImplementedError):  # modules of a traced graph have no forward of their own
+            same = False
+    if not same:
+        raise UserError(f"{type(network.backbone).__name__} does more than its stages one after the other: {ADVICE}")

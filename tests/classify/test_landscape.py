@@ -77,6 +77,26 @@ def test_the_two_parts_are_the_whole(name):
             torch.testing.assert_close(tail(stem(images)), whole)
 
 
+@pytest.mark.parametrize(
+    "name", ["conv4", "resnet12", "resnet10", "eca_resnet18", "gsop_net1_resnet18", "timm:resnet14t"]
+)
+def test_other_networks_that_can_be_cut(name):
+    options = {} if ":" in name or name == "conv4" else {"widths": (4, 6, 8, 10)}
+    network = with_pooling(create_backbone(name, **options), "gap", 3).eval()
+    stem, tail = split(network)
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert stem(images).shape[2] < 64
+        torch.testing.assert_close(tail(stem(images)), network(images))
+
+
+def test_networks_that_are_no_chain_are_refused():
+    with pytest.raises(UserError, match="more than its stages"):
+        split(with_pooling(create_backbone("torchvision:resnet18"), "gap", 3))
+    with pytest.raises(UserError, match="no chain"):
+        split(with_pooling(create_backbone("timm:mobilenetv2_035"), "gap", 3))
+
+
 def test_parts_of_small_networks(network):
     with torch.no_grad():
         stem, tail = split(network.eval(), "block2")
