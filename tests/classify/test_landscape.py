@@ -13,7 +13,8 @@ from backbones import UserError, create_backbone, create_network
 from backbones.parts import ordered_parts, split
 from backbones.pooled import with_pooling
 from classify.landscape import evenly_spaced, probe, probe_network, undisturbed
-from classify.probing import compare_landscapes, read_lines
+from classify.probing import LandscapeRecorder, compare_landscapes, read_lines
+from episodes.engine import Progressed
 
 
 @pytest.fixture
@@ -127,3 +128,26 @@ def test_comparison_of_two_trainings(tmp_path):
         compare_landscapes(wide, narrow[2:])
     (tmp_path / "cut.jsonl").write_text('{"step": 0}\n{"step"')
     assert read_lines(tmp_path / "cut.jsonl") == [{"step": 0}] and read_lines(tmp_path / "none.jsonl") == []
+
+
+def test_a_resumed_training_goes_on_with_its_file(network, tmp_path):
+    path, batch = tmp_path / "landscapes.jsonl", {"images": torch.randn(4, 3, 16, 16), "labels": torch.arange(4)}
+
+    def run(first: int, last: int) -> None:
+        record = LandscapeRecorder(network, [0.1, 1.0], 2, path)
+        for step in range(first, last):
+            record(batch, Progressed(step=step, in_epoch=step % 5))
+
+    run(0, 8)
+    whole = path.read_text()
+    assert [line["step"] for line in read_lines(path)] == [0, 2, 4, 5, 7]
+    run(4, 8)  # the checkpoint was older than the last lines
+    assert path.read_text() == whole
+    run(0, 2)
+    assert [line["step"] for line in read_lines(path)] == [0]
+    LandscapeRecorder(network, [0.1], 1, None)(batch, Progressed())  # another process records nothing
+
+
+def test_networks_without_a_map_have_no_landscape(tmp_path):
+    with pytest.raises(UserError, match="not of transformers"):
+        LandscapeRecorder(nn.Linear(2, 2), [0.1], 1, tmp_path / "x")
