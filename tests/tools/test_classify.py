@@ -19,7 +19,7 @@ from classify.networks import Design
 from tests.tools import tiny
 from tests.tools.tiny_classify import eval_options, history, network, train_options
 from tools.classify import evaluate, main, predict, shards, train
-from tools.classify_config import ClassifyPredict, ClassifyShards, Network
+from tools.classify_config import ClassifyPredict, ClassifyShards, Network, TestData
 from tools.evaluate import evaluate as evaluate_episodes
 from tools.meta_train import meta_train
 
@@ -183,7 +183,7 @@ def test_a_trained_backbone_feeds_the_few_shot_scripts(tmp_path, pictures, packs
     run = tmp_path / "run"
     weights = train(train_options(run, str(pictures), network=network(pool), optim={"epochs": 1}))["weights"]
     metrics = evaluate_episodes(tiny.evaluate_options(tmp_path / "test", weights, packs["test"]))
-    assert metrics["backbone"] == "conv4" if "backbone" in metrics else True
+    assert metrics["stage"] == "classify"
     method = "meta_deepbdc" if pool == "bdc" else "protonet"
     config = tiny.meta_options(
         tmp_path / "meta", weights, packs["train"], method=method, optim={"epochs": 1, "lr": 1e-30}
@@ -193,6 +193,15 @@ def test_a_trained_backbone_feeds_the_few_shot_scripts(tmp_path, pictures, packs
     learned = [key for key in start if key.startswith("backbone.") and key.endswith("weight")]
     assert learned and all(torch.equal(start[key], tuned[key]) for key in learned)
     assert ("pool.reduce.0.weight" in tuned) == (pool == "bdc")
+
+
+def test_a_trained_transformer_feeds_the_few_shot_scripts(tmp_path, pictures, packs):
+    """Its tokens are a map there; what stood over them stays behind."""
+    options = {"input_size": 16, "patch_size": 4, "depth": 1, "embed_dim": 16, "num_heads": 2}
+    vit = Network("timm:vit_tiny_patch16_224", "so_vit", options, {"dims": [4, 4]})
+    weights = train(train_options(tmp_path / "run", str(pictures), network=vit, optim={"epochs": 1}))["weights"]
+    metrics = evaluate_episodes(tiny.evaluate_options(tmp_path / "test", weights, packs["test"], k_shot=[1]))
+    assert metrics["stage"] == "classify"
 
 
 def test_other_classes_get_a_fresh_classifier_and_the_same_keep_theirs(tmp_path, pictures, trained, capsys):
@@ -257,7 +266,7 @@ def test_one_class_and_no_pictures(tmp_path, trained):
     with pytest.raises(UserError, match="has one class"):
         train(train_options(tmp_path / "run", str(tiny.folder(tmp_path / "one", 1, 4))))
     with pytest.raises(UserError, match="--data.test"):
-        evaluate(replace(eval_options(tmp_path / "run", trained, ""), data=eval_options("", "", "").data.__class__()))
+        evaluate(replace(eval_options(tmp_path / "run", trained, ""), data=TestData()))
     with pytest.raises(UserError, match="--query"):
         predict(ClassifyPredict(str(tmp_path / "run"), str(trained), machine=tiny.CPU))
 
