@@ -73,9 +73,11 @@ def plot_episode(
     )
     axes = figure.subplots()
 
-    def place(section: int, number: int, top: float) -> tuple[float, float]:
+    def place(section: int, number: int, top: float, count: int = 0) -> tuple[float, float]:
+        """Return where a picture stands; a section of `count` that needs fewer lines than others is centred."""
         line, column = divmod(number, columns[section])
-        return starts[section] + column * wide, top + line * _CELL
+        unused = lines - -(-count // columns[section]) if count else 0
+        return starts[section] + column * wide, top + (line + unused / 2) * _CELL
 
     for row in range(n_way):
         top = row * pitch
@@ -83,10 +85,12 @@ def plot_episode(
         if lines > 1 and row:
             axes.axhline(top - 0.2, color=RULE, linewidth=0.7)
         for section, (images, labels) in enumerate(((support, support_labels), (further, truth))):
-            for number, image in enumerate(images[labels == row]):
-                _draw(axes, image, *place(section, number, top), wide)
-        for number, item in enumerate(np.flatnonzero(query_labels == row)):
-            said, (x, y) = int(predictions[item]), place(len(columns) - 1, number, top)
+            own = images[labels == row]
+            for number, image in enumerate(own):
+                _draw(axes, image, *place(section, number, top, len(own)), wide)
+        asked = np.flatnonzero(query_labels == row)
+        for number, item in enumerate(asked):
+            said, (x, y) = int(predictions[item]), place(len(columns) - 1, number, top, len(asked))
             _draw(axes, query[item], x, y, wide)
             _frame(axes, x, y, wide, said == row)
             if said != row:
@@ -124,7 +128,8 @@ def _score(predictions: np.ndarray, labels: np.ndarray, n_unknown: int) -> str:
     real = labels >= 0
     right = int((predictions[real] == labels[real]).sum())
     unknown = f", and {n_unknown} unknown ones" if n_unknown else ""
-    return f"{right} of the {real.sum()} queries shown right ({100 * right / max(real.sum(), 1):.1f} %){unknown}"
+    queries = "1 query" if real.sum() == 1 else f"{real.sum()} queries"
+    return f"{queries} shown, {right} right ({100 * right / max(real.sum(), 1):.1f} %){unknown}"
 
 
 def _most(labels: np.ndarray, n_way: int) -> int:

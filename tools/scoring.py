@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from backbones.units import file_size
 from episodes.evaluate import Evaluation, evaluate_features, evaluate_images
 from episodes.evaluation import summary_of
 from episodes.features import open_features
@@ -145,8 +146,8 @@ def timed_features(
     )  # fmt: skip
     seconds = time.perf_counter() - started
     if show:
-        size = (store.path / "features.bin").stat().st_size / 2**20
-        print(f"features of {name}: {size:.1f} MB in {store.path}, {seconds:.1f} s (--no-cache does without)")
+        size = file_size((store.path / "features.bin").stat().st_size)
+        print(f"features of {name}: {size} in {store.path}, {seconds:.1f} s (--no-cache does without)")
     if torch.device(device).type != "cpu" and len(store) * store.row_bytes <= DEVICE_BYTES:
         return store.tensor().to(device), seconds
     return store, seconds

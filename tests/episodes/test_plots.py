@@ -190,7 +190,7 @@ def test_an_episode_shows_every_picture_in_the_row_of_its_class():
         expected = [*support[support_labels == label], *query[query_labels == label]]
         for picture, image in zip(rows[top], expected, strict=True):
             np.testing.assert_array_equal(picture, image.permute(1, 2, 0))
-    assert "5 of the 6 queries shown right (83.3 %)" in figure.get_suptitle()
+    assert "6 queries shown, 5 right (83.3 %)" in figure.get_suptitle()
 
 
 def test_wrong_queries_differ_by_more_than_colour():
@@ -209,7 +209,7 @@ def test_padding_is_not_drawn_and_bad_images_are_refused():
     support, support_labels, query, query_labels = episode()
     query_labels[0] = -1
     figure = plot_episode(support, support_labels, query, query_labels, query_labels, list("abc"))
-    assert len(figure.axes[0].images) == 8 and "5 of the 5 queries shown right" in figure.get_suptitle()
+    assert len(figure.axes[0].images) == 8 and "5 queries shown, 5 right (100.0 %)" in figure.get_suptitle()
     with pytest.raises(UserError, match="before normalisation"):
         plot_episode(support.float(), support_labels, query, query_labels, query_labels, list("abc"))
     with pytest.raises(UserError, match="are no episode"):

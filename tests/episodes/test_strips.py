@@ -63,7 +63,7 @@ def test_an_episode_of_clips_shows_every_clip_with_its_class(tmp_path):
     assert len({(round(box[0], 3), round(box[3], 3)) for box in boxes}) == len(boxes)  # nothing over anything
     assert sum(same_color(box.get_edgecolor(), RIGHT) for box in axes.patches) == 5
     assert sum(same_color(box.get_edgecolor(), WRONG) for box in axes.patches) == 1
-    assert "✗ walk the dog" in texts(axes) and "5 of the 6 queries" in figure.get_suptitle()
+    assert "✗ walk the dog" in texts(axes) and "6 queries shown, 5 right (83.3 %)" in figure.get_suptitle()
     assert (tmp_path / "episode.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -73,6 +73,19 @@ def test_many_clips_stand_in_several_lines():
     width, height = figure.get_size_inches()
     assert 0.7 < width / height < 2.5
     assert len(figure.axes[0].images) == 50
+
+
+def test_a_single_support_stands_beside_its_name_and_in_the_middle_of_its_queries():
+    labels = np.arange(5)
+    figure = plot_episode(clips(5), labels, clips(15), np.repeat(labels, 3), np.repeat(labels, 3), list("abcde"))
+    axes = figure.axes[0]
+    for label, name in enumerate("abcde"):
+        (text,) = (text for text in axes.texts if text.get_text() == name)
+        own = [image for image in axes.images if abs(np.mean(image.get_extent()[2:]) - text.get_position()[1]) < 0.01]
+        assert [int(image.get_array()[0, 0, 0]) for image in own] == [10 * label]
+        assert own[0].get_extent()[0] < 0.1  # the first column
+    lines = sorted({round(image.get_extent()[3], 3) for image in axes.images if image.get_extent()[0] > 1})
+    assert len(lines) == 10  # queries in two lines a class
 
 
 def test_unlabelled_and_unknown_clips():

@@ -215,13 +215,16 @@ def test_frozen_adapters_are_kept_with_the_head(tmp_path, films, source):
     read_video_model(head, say=lambda text: None)
 
 
-def test_one_network_serves_two_targets(tmp_path, films, source):
+def test_one_network_serves_two_targets(tmp_path, films, source, capsys):
     """The second target tunes on what the first has stored of the same network, with other adapters and seeds."""
     both = {"train": films["val"], "val": films["val"]}
     for seed, sets in enumerate((films, both, films), start=1):
         config = options(tmp_path / f"run{seed}", source, sets, optim={"epochs": 1}, cache="disk", seed=seed)
         video_tune(config)
     assert len(list((tmp_path / "features").glob("*/store.json"))) == 2  # training and validation videos, once each
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("the frozen part")]
+    assert ["is stored in" in line for line in said] == [True] * 2 + [False] * 4
+    assert all(("is found in" in line) != (line.endswith(" s") and "is stored in" in line) for line in said)
 
 
 def test_the_rate_of_the_cosine(tmp_path, films, source):
@@ -307,7 +310,7 @@ def test_without_room_on_the_disk_nothing_is_stored(tmp_path, films, source, mon
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1, 1, 1000))
     metrics = video_tune(options(tmp_path / "run", source, films, val=False, optim={"epochs": 1}, cache="auto"))
-    assert metrics["stored"] == [] and "has 0.00 MB left" in capsys.readouterr().out
+    assert metrics["stored"] == [] and "has 1.0 kB left" in capsys.readouterr().out
 
 
 def test_frames_of_an_image_network(tmp_path, films):

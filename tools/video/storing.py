@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from backbones import UserError
+from backbones.units import file_size
+from backbones.wording import many
 from episodes.features import bytes_to_write
 from episodes.processes import from_main, team_of, together
 from episodes.sources.cache import cache_folder
@@ -64,25 +66,30 @@ def store(
     for name, clips in sets.items():
         started = time.perf_counter()
         cache = "memory" if config.cache == "memory" else "disk"
+        asked: list[int] = []  # batches that were encoded: none where everything was on the disk
         found[name] = store_clips(
-            encode, clips, key, cache, folder, config.feature_dtype, show=team.main, say=say, team=team
+            _noting(encode, asked), clips, key, cache, folder, config.feature_dtype, show=team.main, say=say, team=team
         )
-        where = "in memory" if cache == "memory" else f"in {folder}"
-        say(
-            f"the frozen part of {len(clips.dataset)} {name} videos is stored {where}: "
-            f"{human(size * len(clips.dataset))}, {time.perf_counter() - started:.1f} s"
-        )
+        where = f"{'stored' if asked else 'found'} in {'memory' if cache == 'memory' else folder}"
+        took = f", {time.perf_counter() - started:.1f} s" if asked else ""
+        videos = many(len(clips.dataset), f"{name} video")
+        say(f"the frozen part of {videos} is {where}: {file_size(size * len(clips.dataset))}{took}")
     return found
+
+
+def _noting(encode: Callable[[Tensor], Tensor], asked: list[int]) -> Callable[[Tensor], Tensor]:
+    """Return the function that also notes how many clips it was asked about."""
+
+    def noted(clips: Tensor) -> Tensor:
+        asked.append(len(clips))
+        return encode(clips)
+
+    return noted
 
 
 def on_stored(validate: Validator | None, after: EpisodeModel) -> Validator | None:
     """Return a validation that scores `after`, which shares the weights of the module that it is called with."""
     return None if validate is None else lambda module: validate(after)
-
-
-def human(count: float) -> str:
-    """Return a number of bytes in GB or MB."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
 
 
 def _folder(config: VideoTune) -> Path:
@@ -95,4 +102,5 @@ def _lack_of_room(config: VideoTune, key: str, sets: dict[str, Clips], size: int
     need = sum(bytes_to_write(size, clips, key, folder, config.feature_dtype) for clips in sets.values())
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(there).free
-    return "" if need < free else f"storing the frozen part takes {human(need)}, and {there} has {human(free)} left"
+    said = f"storing the frozen part takes {file_size(need)}, and {there} has {file_size(free)} left"
+    return "" if need < free else said

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from backbones import UserError, read_checkpoint
+from backbones.units import file_size
 from backbones.video_zoo import FrameByFrame
 from episodes.engine import Progressed
 from episodes.optim import build_optimizer, build_schedule
@@ -20,7 +21,6 @@ from fewshot.encoder import EpisodeModel
 from tools.groups import Machine
 from tools.video.methods import create_video_head, find_video_method
 from tools.video.models import LoadedVideo, VideoArchitecture, read_video_model
-from tools.video.storing import human
 from tools.video_config import VideoTune
 from tools.video_groups import TuneOptim, Videos
 from video.encoders import freeze_for
@@ -213,10 +213,10 @@ def describe_end(tuning: Tuning, weights: Path, facts: dict[str, Any]) -> str:
     text = (
         f"{facts['seconds_per_episode']:.3f} s an episode, {100 * facts['wait_share']:.0f} % of it waiting for data; "
     )
-    size, source = human(weights.stat().st_size), tuning.source
+    size, source = file_size(weights.stat().st_size), tuning.source
     if tuning.tune == "all":
         return f"{text}the file holds the whole network, {size}"
-    beside = f", {human(os.path.getsize(source))}" if source and os.path.isfile(source) else ""
+    beside = f", {file_size(os.path.getsize(source))}" if source and os.path.isfile(source) else ""
     return f"{text}what was tuned takes {size} beside a network{beside} that serves any number of targets"
 
 
