@@ -49,8 +49,8 @@ def tuned(tmp_path_factory, source) -> Path:
 
 
 def test_tamt_is_tested_from_its_adapter_file(tmp_path, films, source, tuned, capsys):
-    options = {"cache": "disk", "features": str(tmp_path / "store"), "pictures": True}
-    metrics = evaluate(tiny_video.evaluate_options(tmp_path / "a", tuned, films, **options))
+    options = {"cache": "disk", "features": str(tmp_path / "store")}
+    metrics = evaluate(tiny_video.evaluate_options(tmp_path / "a", tuned, films, **options, pictures=True))
     said = capsys.readouterr().out
     assert json.loads((tmp_path / "a" / "metrics.json").read_text()) == metrics
     assert metrics["method"] == "tamt" and metrics["stage"] == "video_tune" and metrics["source"] == str(source)
