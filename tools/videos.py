@@ -132,6 +132,9 @@ def write(options: argparse.Namespace) -> int:
     except OSError as error:
         raise UserError(f"cannot write '{options.out}' ({error.strerror})") from error
     print(f"{options.out}: {len(found.names)} videos, {len(found.order)} classes")
+    if not options.absolute and options.out.resolve().parent != found.origin.resolve():
+        folder = found.origin.resolve()
+        print(f"names are below {folder}: open it as '{options.out}?root={folder}', check it with --root {folder}")
     return 0
 
 

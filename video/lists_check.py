@@ -96,6 +96,8 @@ def _one(found: VideoList, paths: list[str], missing: set[str], reports: dict[st
         short = sum(count < clip for count in counts)
         if short:
             result.notes.append(f"{short} videos have fewer than {clip} frames: frames of their clips repeat")
+    if paths and len(result.problems.get("missing", ())) == len(paths):
+        result.notes.append("not one video is where the list says: name their folder with --root")
     numbers = found.labels
     if numbers and (gaps := len(set(range(max(numbers) + 1)) - set(numbers))):
         result.notes.append(

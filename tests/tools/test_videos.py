@@ -10,6 +10,7 @@ import pytest
 
 from tests.video.films import grey_frames, write_film
 from tools.videos import main
+from video.clips_open import open_clips
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +26,18 @@ def test_a_list_is_written_and_is_sound(films, tmp_path, capsys):
     out = tmp_path / "all.txt"
     assert main(["list", str(films), "--out", str(out), "--frames"]) == 0
     assert out.read_text().splitlines()[0] == "jump/0.mp4 15 0"
+    told = capsys.readouterr().out.splitlines()[1].split("'")[1]
+    assert len(open_clips(told)) == 6  # as the command says that it is opened
+    assert main(["check", str(out)]) == 1
+    assert "not one video is where the list says: name their folder with --root" in capsys.readouterr().out
     assert main(["check", str(out), "--root", str(films)]) == 0
     text = capsys.readouterr().out
+    assert "--root" not in text
     assert "decoded by pyav" in text
     assert "6 videos, 2 classes, smallest 'jump' with 3, frames 15-18 (median 18)" in text
     assert "note: 3 videos have fewer than 16 frames" in text
     assert main(["list", str(films), "--out", str(tmp_path / "all.json"), "--absolute"]) == 0
+    assert "--root" not in capsys.readouterr().out  # whole paths need none
     assert main(["check", str(tmp_path / "all.json"), str(films), "--decode", "none", "--clip", "4"]) == 1
     assert f"6 also in {tmp_path / 'all.json'}" in capsys.readouterr().out
 
