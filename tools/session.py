@@ -137,6 +137,14 @@ def make_sampler(pictures: Pictures, episodes: Episodes, seed: int, epoch: int =
     )
 
 
+def validation_sampler(pictures: Pictures, episodes: Episodes, seed: int, fabric=None) -> EpisodeSampler:
+    """Build the sampler of the validation; what is wrong with it is said to be of that, not of the training."""
+    try:
+        return make_sampler(pictures, episodes, seed, fabric=fabric)
+    except UserError as error:
+        raise UserError(f"validation: {error}") from error
+
+
 def make_validator(
     fabric, pictures: Pictures | None, episodes: Episodes, head: nn.Module, seed: int
 ) -> Callable[[nn.Module], dict[str, float]] | None:
@@ -146,7 +154,7 @@ def make_validator(
     """
     if pictures is None:
         return None
-    sampler, team = make_sampler(pictures, episodes, seed, fabric=fabric), team_of(fabric)
+    sampler, team = validation_sampler(pictures, episodes, seed, fabric), team_of(fabric)
 
     def validate(model: nn.Module) -> dict[str, float]:
         def encode(images: torch.Tensor) -> torch.Tensor:

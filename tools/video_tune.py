@@ -37,7 +37,7 @@ def video_tune(config: VideoTune) -> dict:
         sampler = session.make_sampler(train, config.episodes, config.seed, fabric=fabric)
         validation = like_training(config.validation, config.episodes)
         if val is not None:
-            session.make_sampler(val, validation, config.seed)  # what is wrong with it is said before long work
+            session.validation_sampler(val, validation, config.seed)  # what is wrong is said before long work
         run = session.open_run(config, fabric)
         if config.pictures and fabric.is_global_zero:
             draw_first_episode(train, sampler, run.path / "pictures")

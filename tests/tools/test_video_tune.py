@@ -253,6 +253,7 @@ SENTENCES = {
     ),
     "too few classes": ({"episodes": {"n_way": 7}}, "7"),
     "too few videos": ({"episodes": {"k_shot": 5}}, "need 7 items in every class, but 'action00' has 6"),
+    "too few classes of the validation": ({"episodes": {"n_way": 4}}, "^validation: .*need 4 classes, but there are 3"),
     "unlabelled": ({"episodes": {"unlabelled": 1}}, "does not learn from unlabelled videos"),
     "a source without need": ({"source": "x.safetensors"}, "leave source out"),
 }
@@ -323,6 +324,7 @@ def test_frames_of_an_image_network(tmp_path, films):
     config.data.size = 16
     whole = video_tune(config)["weights"]
     config = options(tmp_path / "b", whole, films, val=False, cache="memory", method="protonet", optim={"epochs": 1})
+    config.model.backbone, config.model.backbone_options = None, {}  # the file says what it is of
     metrics = video_tune(config)
     assert metrics["stored"] == ["training"] and set(state_of(tmp_path / "b")) == {
         "pool.fc_norm.weight", "pool.fc_norm.bias",
