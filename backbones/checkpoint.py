@@ -115,6 +115,11 @@ def read_checkpoint(path: str | Path, prefer: tuple[str, ...] = ()) -> tuple[dic
 def _find_state(content: object, path: Path, prefer: tuple[str, ...] = ()) -> tuple[dict[str, Tensor], dict]:
     """Unwrap a torch file's content; everything beside the state dict that is no tensor becomes metadata."""
     if isinstance(content, dict):
+        if {"model", "optimizer", "progress"} <= content.keys():
+            raise UserError(
+                f"{path} is for going on with its training (--resume true), and says nothing of its network: "
+                "give best.safetensors, which is beside it"
+            )
         for name in (*prefer, *_WRAPPERS):
             if isinstance(content.get(name), dict):
                 rest = {key: value for key, value in content.items() if isinstance(value, int | float | str)}

@@ -147,6 +147,13 @@ def test_truncated_empty_or_missing_file(tmp_path, suffix):
         read_checkpoint(path)
 
 
+def test_a_file_to_resume_from_is_no_weights_file(tmp_path):
+    path = tmp_path / "last.ckpt"
+    torch.save({"format": 1, "model": {"a": torch.zeros(2)}, "optimizer": {}, "progress": "{}"}, path)
+    with pytest.raises(UserError, match=r"last.ckpt is for going on with its training .*: give best.safetensors"):
+        read_checkpoint(path)
+
+
 def test_a_file_without_tensors(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "w.pt")
     with pytest.raises(UserError, match="no state dict"):
