@@ -8,7 +8,7 @@ from matplotlib.patches import Rectangle
 
 from episodes.errors import UserError
 from episodes.figures import RIGHT, WRONG
-from episodes.prediction_sheet import CLIPS, PICTURES, Predicted, fitting, plot_sheet
+from episodes.prediction_sheet import PICTURES, Predicted, fitting, plot_sheet
 
 
 def images(count: int, side: int = 20) -> np.ndarray:
