@@ -57,13 +57,15 @@ def test_methods_are_those_of_images_and_more():
         design_video(VideoModel("tamt", "frames:conv4"), 16, 4)
 
 
-def test_tamt_scores_products_at_one_shot_and_distances_otherwise():
+def test_tamt_scores_distances_and_as_released_products_at_one_shot():
     query, support, labels = torch.randn(1, 4, 24), torch.randn(1, 3, 24), torch.arange(3)[None]
     product, distance = query @ support.mT, -torch.cdist(query, support).square()
-    torch.testing.assert_close(create_video_head("tamt", 1, 24)(support, labels, query), product)
-    torch.testing.assert_close(create_video_head("tamt", 5, 24)(support, labels, query), distance)
-    paper = create_video_head("tamt", 1, 24, similarity="squared")
-    torch.testing.assert_close(paper(support, labels, query), distance)
+    for shots in (1, 5):
+        torch.testing.assert_close(create_video_head("tamt", shots, 24)(support, labels, query), distance)
+    released = create_video_head("tamt", 1, 24, similarity="auto")
+    torch.testing.assert_close(released(support, labels, query), product)
+    again, twice = support.repeat(1, 2, 1), labels.repeat(1, 2)
+    torch.testing.assert_close(released(again, twice, query), distance)
 
 
 @pytest.mark.parametrize("stage", ["ssl", "supervised"])

@@ -24,10 +24,10 @@ POOLS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def tamt_head(k_shot: int, similarity: str | None = None) -> nn.Module:
-    """TAMT's rule: the inner product at one shot, minus the squared distance otherwise (released code).
+def tamt_head(k_shot: int, similarity: str = "squared") -> nn.Module:
+    """TAMT's rule: minus the squared distance to class means, at every shot (paper).
 
-    similarity: "squared" is the distance at every shot (paper), "inner" the product, "auto" goes by each episode.
+    similarity: "auto" is the released code's rule, inner products in episodes of one shot; "inner" takes them always.
     """
     return MetaDeepBDC(k_shot, similarity)
 
