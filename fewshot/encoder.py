@@ -4,27 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from backbones.encoder import Encoder
 from fewshot.losses import cross_entropy
-
-
-class Encoder(nn.Module):
-    """Backbone and pooling: images (B, 3, H, W) -> representations (B, out_dim), or maps with an identity pool.
-
-    State dict: `backbone.*` and `pool.*`.
-    """
-
-    def __init__(self, backbone: nn.Module, pool: nn.Module) -> None:
-        super().__init__()
-        self.backbone, self.pool = backbone, pool
-
-    @property
-    def out_dim(self) -> int:
-        """Length of a representation (channels, where the pool keeps the map)."""
-        return getattr(self.pool, "out_dim", None) or self.backbone.out_channels
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Represent a batch of images."""
-        return self.pool(self.backbone(images))
 
 
 def _keep_frozen(model: nn.Module) -> None:

@@ -60,6 +60,17 @@ class Method:
     adapts: bool = False
     semi_supervised: bool = False
 
+    def create_head(self, name: str, k_shot: int, channels: int | None = None, **options) -> nn.Module:
+        """Build the head; see the function `create_head`. name: for messages."""
+        if self.sized and channels is not None:
+            options = {"in_channels": channels, **options}
+        try:
+            return self.head(k_shot, **options)
+        except UserError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise UserError(f"the head of '{name}' does not take these options: {error}") from error
+
 
 def _penalty(k_shot: int) -> float:
     """Return C of the logistic regression in DeepBDC's miniImageNet scripts."""
@@ -149,15 +160,7 @@ def create_head(name: str, k_shot: int, channels: int | None = None, **options) 
     channels: length of a feature, or channels of a map (`Encoder.out_dim`), for heads that have weights of this size;
         None leaves those at their own default.
     """
-    method = find_method(name)
-    if method.sized and channels is not None:
-        options = {"in_channels": channels, **options}
-    try:
-        return method.head(k_shot, **options)
-    except UserError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise UserError(f"the head of '{name}' does not take these options: {error}") from error
+    return find_method(name).create_head(name, k_shot, channels, **options)
 
 
 def create_encoder(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from backbones.units import file_size
+from backbones.wording import file_size
 from episodes.evaluate import Evaluation, evaluate_features, evaluate_images
 from episodes.evaluation import summary_of
 from episodes.features import open_features

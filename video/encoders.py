@@ -8,27 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from backbones.encoder import Encoder
 from video.tamt import TamtBackbone, TamtModel
-
-
-class ClipEncoder(nn.Module):
-    """Backbone and pooling: clips (B, 3, T, H, W) -> representations.
-
-    backbone: gives maps (B, C, t, h, w). pool: of `video.pools`. State dict: `backbone.*`, `pool.*`.
-    """
-
-    def __init__(self, backbone: nn.Module, pool: nn.Module) -> None:
-        super().__init__()
-        self.backbone, self.pool = backbone, pool
-
-    @property
-    def out_dim(self) -> int:
-        """Length of a representation (channels, where the pool keeps frames or the map)."""
-        return getattr(self.pool, "out_dim", None) or self.backbone.out_channels
-
-    def forward(self, clips: Tensor) -> Tensor:
-        """Represent clips."""
-        return self.pool(self.backbone(clips))
 
 
 class Channels(nn.Module):
@@ -55,7 +36,7 @@ class Tuned(nn.Module):
         return self.backbone.tune(stored.flatten(1, 3), tuple(stored.shape[1:4]))
 
 
-def stem(encoder: TamtModel | ClipEncoder, clips: Tensor) -> Tensor:
+def stem(encoder: TamtModel | Encoder, clips: Tensor) -> Tensor:
     """Return what the part in front of everything tuned says of clips: (B, t, h, w, C).
 
     For TAMT the tokens before the first adapted block, otherwise the whole backbone's.
@@ -68,7 +49,7 @@ def stem(encoder: TamtModel | ClipEncoder, clips: Tensor) -> Tensor:
 class AfterStem(nn.Module):
     """An encoder on what `stem` gave: (B, t, h, w, C) -> representations; shares the weights of `encoder`."""
 
-    def __init__(self, encoder: TamtModel | ClipEncoder) -> None:
+    def __init__(self, encoder: TamtModel | Encoder) -> None:
         super().__init__()
         tamt = isinstance(encoder, TamtModel)
         self.backbone = Tuned(encoder.backbone) if tamt else Channels(encoder.backbone)
@@ -79,7 +60,7 @@ class AfterStem(nn.Module):
         return self.pool(self.backbone(stored))
 
 
-def freeze_for(encoder: TamtModel | ClipEncoder, tune: str) -> None:
+def freeze_for(encoder: TamtModel | Encoder, tune: str) -> None:
     """Say what of an encoder is trained: 'adapters' and 'head' freeze the network, 'all' trains everything."""
     network = encoder.backbone.vit if isinstance(encoder, TamtModel) else encoder.backbone
     encoder.requires_grad_(True)

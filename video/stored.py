@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from backbones.encoder import Encoder
 from backbones.video_vit import VideoViT
 from episodes.evaluate import StoredFeatures, encode_batch, take
 from episodes.features import DTYPES, open_features
@@ -22,7 +23,7 @@ from episodes.fingerprint import tensors_key, weights_key
 from episodes.processes import ALONE, Team
 from episodes.shards import extract_shared
 from video.clips import Clips, ClipSet
-from video.encoders import ClipEncoder, stem
+from video.encoders import stem
 from video.tamt import TamtModel
 
 BATCH = 16  # clips that pass the frozen part at a time: on a CPU more are no faster and take more memory
@@ -45,12 +46,12 @@ class StoredClips:
         return take(self.features, np.asarray(indices)).float()
 
 
-def frozen_network(encoder: TamtModel | ClipEncoder) -> nn.Module:
+def frozen_network(encoder: TamtModel | Encoder) -> nn.Module:
     """Return the network that adapters and heads are tuned around: what one file holds for many targets."""
     return encoder.backbone.vit if isinstance(encoder, TamtModel) else encoder.backbone
 
 
-def stem_key(encoder: TamtModel | ClipEncoder, *facts: object) -> str:
+def stem_key(encoder: TamtModel | Encoder, *facts: object) -> str:
     """Return the hash of everything that decides what `stem` says: other targets, heads and seeds have the same.
 
     facts: what else decides it, for instance the precision.

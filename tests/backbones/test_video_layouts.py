@@ -125,7 +125,7 @@ def test_a_folder_of_transformers(tmp_path):
     assert any("layer_norm_eps = 1e-12" in line for line in said)
 
 
-def refused(tmp_path, state, message, target=None):
+def assert_refused(tmp_path, state, message, target=None):
     target = target or tiny(2)
     before = {key: value.clone() for key, value in target.state_dict().items()}
     torch.save(state, tmp_path / "bad.pt")
@@ -139,22 +139,22 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path, layout):
     state = foreign(tiny(1), layout)
     key = foreign_key("blocks.1.mlp.fc1.bias", layout)
     without = {k: v for k, v in state.items() if k != key}
-    refused(tmp_path, without, r"1 key is missing \(blocks.1.mlp.fc1.bias\)")
-    refused(tmp_path, {**state, key: torch.zeros(95)}, r"blocks.1.mlp.fc1.bias \(95,\) instead of \(96,\)")
+    assert_refused(tmp_path, without, r"1 key is missing \(blocks.1.mlp.fc1.bias\)")
+    assert_refused(tmp_path, {**state, key: torch.zeros(95)}, r"blocks.1.mlp.fc1.bias \(95,\) instead of \(96,\)")
     blocks = r"width 24, 2 blocks, patches of 4 x 4 pixels, and the network has {}: give --model.backbone_options "
     blocks += r"'{{dim: 24, depth: 2, patch_size: 4}}' and its heads"
-    refused(tmp_path, state, blocks.format("1 block"), target=tiny(2, depth=1))
-    refused(tmp_path, state, blocks.format("3 blocks"), target=tiny(2, depth=3))
+    assert_refused(tmp_path, state, blocks.format("1 block"), target=tiny(2, depth=1))
+    assert_refused(tmp_path, state, blocks.format("3 blocks"), target=tiny(2, depth=3))
     strange = {**state, key.replace("bias", "relative_bias"): torch.zeros(3)}
-    refused(tmp_path, strange, "no place for .*relative_bias")
+    assert_refused(tmp_path, strange, "no place for .*relative_bias")
 
 
 def test_biases_that_were_lost_and_biases_that_should_not_be(tmp_path):
     state = foreign(tiny(1), "transformers_v5")
     lost = {key: value for key, value in state.items() if ".attention.attention." not in key or "bias" not in key}
-    refused(tmp_path, lost, "q_bias")
+    assert_refused(tmp_path, lost, "q_bias")
     name = "videomae.encoder.layer.0.attention.attention.key.bias"
-    refused(tmp_path, {**state, name: torch.ones(24)}, "key.bias is not zero")
+    assert_refused(tmp_path, {**state, name: torch.ones(24)}, "key.bias is not zero")
     torch.save({**state, name: torch.zeros(24)}, tmp_path / "zero.pt")
     target = tiny(2)
     load_source(target, tmp_path / "zero.pt", say=lambda line: None)
@@ -167,11 +167,13 @@ def test_layer_scale(tmp_path):
     target = tiny(2, layer_scale=0.1)
     load_source(target, tmp_path / "scaled.pt", say=lambda line: None)
     assert same(source, target)
-    refused(tmp_path, source.state_dict(), r"fit nowhere \(blocks.0.gamma_1")
+    assert_refused(tmp_path, source.state_dict(), r"fit nowhere \(blocks.0.gamma_1")
 
 
 def test_no_video_transformer_at_all(tmp_path):
-    refused(tmp_path, {"layer1.0.conv1.weight": torch.zeros(2)}, "no weights of a video transformer .*layer1.0.conv1")
+    assert_refused(
+        tmp_path, {"layer1.0.conv1.weight": torch.zeros(2)}, "no weights of a video transformer .*layer1.0.conv1"
+    )
     torch.save(foreign(tiny(1), "tamt"), tmp_path / "good.pt")
     with pytest.raises(UserError, match="the model has no video transformer"):
         load_source(nn.Linear(2, 2), tmp_path / "good.pt")

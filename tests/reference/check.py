@@ -18,7 +18,7 @@ from tests.reference.reduce import LISTS, reduce_list, reduce_value
 Adapter = Callable[[Case], Result]
 
 
-def check_vector(vector: Vector, adapter: Adapter, tolerance: Mapping, dtype: torch.dtype | None = None) -> None:
+def assert_vector(vector: Vector, adapter: Adapter, tolerance: Mapping, dtype: torch.dtype | None = None) -> None:
     """Raise AssertionError unless everything the vector asks for agrees with what is stored.
 
     tolerance: the item's `tolerance`, or `tolerance_float32` with dtype float32; its applies_to = outputs leaves the

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.reference.case import Case, Result
-from tests.reference.check import check_vector
+from tests.reference.check import assert_vector
 from tests.reference.conftest import adapters_of, claimed_systems, golden_folder
 from tests.reference.fill import draw, fill
 from tests.reference.inputs import build_input
@@ -107,7 +107,7 @@ def stored() -> dict[str, np.ndarray]:
 
 def run(index: Path) -> None:
     for vector in read_vectors(index):
-        check_vector(vector, square, vector.item["tolerance"])
+        assert_vector(vector, square, vector.item["tolerance"])
 
 
 def test_right_values_pass_and_wrong_ones_do_not(tmp_path, stored):
@@ -159,10 +159,10 @@ def test_literals_keys_and_tables(tmp_path, stored):
     (tmp_path / "x" / "keys.json").write_text(json.dumps({"a": [2, 3]}))
     vector = read_vectors(index)[0]
     good = {"n": 3, "rate": np.array([0.1, 0.2 + 1e-15]), "layout": {"a": [2, 3]}}
-    check_vector(vector, lambda case: Result(good), vector.item["tolerance"])
+    assert_vector(vector, lambda case: Result(good), vector.item["tolerance"])
     for change in ({"n": 4}, {"rate": [0.1, 0.3]}, {"layout": {"a": [3, 2]}}, {"layout": {}}):
         with pytest.raises(AssertionError):
-            check_vector(vector, lambda case, c=change: Result({**good, **c}), vector.item["tolerance"])
+            assert_vector(vector, lambda case, c=change: Result({**good, **c}), vector.item["tolerance"])
 
 
 def test_float32_run_casts_everything(tmp_path, stored):
@@ -174,10 +174,10 @@ def test_float32_run_casts_everything(tmp_path, stored):
         return square(case)
 
     outputs_only = {"rtol": 1e-6, "atol": 0.0, "relative_to": "max", "applies_to": "outputs"}
-    check_vector(vector, adapter, outputs_only, torch.float32)
+    assert_vector(vector, adapter, outputs_only, torch.float32)
     assert seen == [torch.float32]
     with pytest.raises(AssertionError):
-        check_vector(vector, adapter, vector.item["tolerance"], torch.float32)
+        assert_vector(vector, adapter, vector.item["tolerance"], torch.float32)
 
 
 def test_command_line(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.reference.check import check_vector
+from tests.reference.check import assert_vector
 from tests.reference.conftest import _float32_tolerance, adapters_of
 
 
@@ -19,6 +19,6 @@ def test_vector(vector, float32):
             pytrace=False,
         )
     if float32:
-        check_vector(vector, kinds[vector.kind], _float32_tolerance(vector), torch.float32)
+        assert_vector(vector, kinds[vector.kind], _float32_tolerance(vector), torch.float32)
     else:
-        check_vector(vector, kinds[vector.kind], vector.item["tolerance"])
+        assert_vector(vector, kinds[vector.kind], vector.item["tolerance"])

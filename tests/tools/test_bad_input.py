@@ -49,7 +49,7 @@ def run(tmp_path, capsys):
     return start
 
 
-def refused(result: tuple[int, str], *words: str) -> None:
+def assert_refused(result: tuple[int, str], *words: str) -> None:
     code, err = result
     assert code == 2
     assert err.startswith("error: "), err
@@ -68,23 +68,25 @@ def break_files(root: Path, how: str) -> list[Path]:
 
 
 def test_a_missing_folder(run, tmp_path):
-    refused(run(tiny.pretrain_options(tmp_path / "run", "no/such/folder")), "'no/such/folder'")
+    assert_refused(run(tiny.pretrain_options(tmp_path / "run", "no/such/folder")), "'no/such/folder'")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_missing_validation_or_test_set(run, tmp_path, packs, pretrained):
-    refused(run(tiny.pretrain_options(tmp_path / "a", packs["train"], "nothing/here")), "'nothing/here'")
-    refused(run(tiny.evaluate_options(tmp_path / "b", str(pretrained["protonet"]), "nothing/here")), "'nothing/here'")
+    assert_refused(run(tiny.pretrain_options(tmp_path / "a", packs["train"], "nothing/here")), "'nothing/here'")
+    assert_refused(
+        run(tiny.evaluate_options(tmp_path / "b", str(pretrained["protonet"]), "nothing/here")), "'nothing/here'"
+    )
     assert not (tmp_path / "a").exists()
     assert not (tmp_path / "b").exists()
 
 
 def test_an_empty_folder_and_an_empty_class(run, tmp_path):
     (tmp_path / "empty").mkdir()
-    refused(run(tiny.pretrain_options(tmp_path / "run", str(tmp_path / "empty"))), "holds no class folders")
+    assert_refused(run(tiny.pretrain_options(tmp_path / "run", str(tmp_path / "empty"))), "holds no class folders")
     root = tiny.folder(tmp_path / "set")
     (root / "class9").mkdir()
-    refused(run(tiny.pretrain_options(tmp_path / "run", str(root))), "class9' has no image")
+    assert_refused(run(tiny.pretrain_options(tmp_path / "run", str(root))), "class9' has no image")
     assert not (tmp_path / "run").exists()
 
 
@@ -94,10 +96,10 @@ def test_a_class_with_too_few_items(run, tmp_path, packs, pretrained):
         file.unlink()
     message = ("'class2' has 3", "need 4 items in every class")
     config = tiny.meta_options(tmp_path / "m", str(pretrained["protonet"]), str(root))
-    refused(run(config), *message)
-    refused(run(tiny.pretrain_options(tmp_path / "p", packs["train"], str(root))), *message)
+    assert_refused(run(config), *message)
+    assert_refused(run(tiny.pretrain_options(tmp_path / "p", packs["train"], str(root))), *message)
     config = tiny.evaluate_options(tmp_path / "e", str(pretrained["protonet"]), str(root), k_shot=[1], n_query=3)
-    refused(run(config), *message)
+    assert_refused(run(config), *message)
     assert run(config, "--drop_small")[0] == 0
 
 
@@ -106,9 +108,9 @@ def test_broken_files_are_counted_and_named_before_training(run, tmp_path, how):
     root = tiny.folder(tmp_path / "set")
     files = break_files(root, how)
     config = tiny.pretrain_options(tmp_path / "run", str(root), optim={"epochs": 1})
-    refused(run(config), "2 of 40 images cannot be read", *map(str, files), "--skip-broken")
+    assert_refused(run(config), "2 of 40 images cannot be read", *map(str, files), "--skip-broken")
     assert not (tmp_path / "run").exists()
-    refused(run(tiny.evaluate_options(tmp_path / "e", None, str(root))), "2 of 40 images cannot be read")
+    assert_refused(run(tiny.evaluate_options(tmp_path / "e", None, str(root))), "2 of 40 images cannot be read")
 
 
 @pytest.mark.filterwarnings("default")
@@ -144,16 +146,16 @@ def test_a_checkpoint_of_another_architecture(run, tmp_path, packs):
     save_weights(PretrainModel(encoder, 8), tmp_path / "other.safetensors", card)
     path = str(tmp_path / "other.safetensors")
     words = (path, "checkpoint of another architecture", "backbone.blocks.0.0.weight (6, 3, 3, 3) instead of")
-    refused(run(tiny.meta_options(tmp_path / "m", path, packs["train"])), *words)
-    refused(run(tiny.distill_options(tmp_path / "d", path, packs["train"])), *words)
-    refused(run(tiny.evaluate_options(tmp_path / "e", path, packs["test"])), *words)
+    assert_refused(run(tiny.meta_options(tmp_path / "m", path, packs["train"])), *words)
+    assert_refused(run(tiny.distill_options(tmp_path / "d", path, packs["train"])), *words)
+    assert_refused(run(tiny.evaluate_options(tmp_path / "e", path, packs["test"])), *words)
     options = tiny.model("meta_deepbdc", weights=path)
-    refused(run(tiny.pretrain_options(tmp_path / "p", packs["train"], model=options)), *words)
+    assert_refused(run(tiny.pretrain_options(tmp_path / "p", packs["train"], model=options)), *words)
 
 
 def test_a_checkpoint_of_another_pooling(run, tmp_path, packs, pretrained):
     config = tiny.evaluate_options(tmp_path, str(pretrained["protonet"]), packs["test"], method="stl_deepbdc")
-    refused(run(config), "has no BDC pooling, which stl_deepbdc needs")
+    assert_refused(run(config), "has no BDC pooling, which stl_deepbdc needs")
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", None], ids=["empty", "text", "half"])
@@ -161,8 +163,8 @@ def test_a_damaged_checkpoint(run, tmp_path, packs, pretrained, content):
     whole = pretrained["protonet"].read_bytes()
     path = tmp_path / "damaged.safetensors"
     path.write_bytes(whole[: len(whole) // 2] if content is None else content)
-    refused(run(tiny.evaluate_options(tmp_path / "e", str(path), packs["test"])), str(path))
-    refused(run(tiny.meta_options(tmp_path / "m", str(path), packs["train"])), str(path))
+    assert_refused(run(tiny.evaluate_options(tmp_path / "e", str(path), packs["test"])), str(path))
+    assert_refused(run(tiny.meta_options(tmp_path / "m", str(path), packs["train"])), str(path))
 
 
 @pytest.mark.parametrize("keep", [0, 0.5, 0.99])
@@ -171,23 +173,23 @@ def test_a_half_written_checkpoint_on_resume(run, tmp_path, packs, keep):
     assert run(config)[0] == 0
     last = tmp_path / "run" / "last.ckpt"
     last.write_bytes(last.read_bytes()[: int(keep * last.stat().st_size)])
-    refused(run(config, "--resume"), str(last), "half written", "--overwrite")
+    assert_refused(run(config, "--resume"), str(last), "half written", "--overwrite")
     assert (tmp_path / "run" / "best.safetensors").is_file()
 
 
 def test_resuming_another_model(run, tmp_path, packs):
     config = tiny.pretrain_options(tmp_path / "run", packs["train"], optim={"epochs": 1})
     assert run(config)[0] == 0
-    refused(run(config, "--resume", "--model.backbone_options.width", "6"), "model.backbone_options.width was 8")
+    assert_refused(run(config, "--resume", "--model.backbone_options.width", "6"), "model.backbone_options.width was 8")
 
 
 def test_more_ways_than_classes(run, tmp_path, packs, pretrained):
     start = str(pretrained["protonet"])
     words = ("9-way", "need 9 classes, but there are 8", "lower n_way")
-    refused(run(tiny.meta_options(tmp_path / "m", start, packs["train"]), "--episodes.n_way", "9"), *words)
-    refused(run(tiny.evaluate_options(tmp_path / "e", start, packs["train"]), "--n_way", "9"), *words)
+    assert_refused(run(tiny.meta_options(tmp_path / "m", start, packs["train"]), "--episodes.n_way", "9"), *words)
+    assert_refused(run(tiny.evaluate_options(tmp_path / "e", start, packs["train"]), "--n_way", "9"), *words)
     config = tiny.pretrain_options(tmp_path / "p", packs["train"], packs["train"])
-    refused(run(config, "--validation.n_way", "9"), *words)
+    assert_refused(run(config, "--validation.n_way", "9"), *words)
 
 
 def test_a_loss_that_is_not_finite(run, tmp_path, packs):
@@ -196,7 +198,7 @@ def test_a_loss_that_is_not_finite(run, tmp_path, packs):
     assert run(config)[0] == 0
     config.optim.lr, config.overwrite = 1e30, True
     code, err = run(config)
-    refused((code, err), "step", "epoch 1", "lower the rate")
+    assert_refused((code, err), "step", "epoch 1", "lower the rate")
     assert "finite" in err or "nan" in err or "inf" in err
 
 
@@ -212,7 +214,7 @@ def test_a_loss_that_breaks_later_names_the_last_good_checkpoint(run, tmp_path, 
     torch.save(content, last)
     before = last.read_bytes()
     config.optim.epochs, config.optim.schedule = 3, "multistep"
-    refused(run(config, "--resume"), "epoch 2", "step", f"last good checkpoint is {last}")
+    assert_refused(run(config, "--resume"), "epoch 2", "step", f"last good checkpoint is {last}")
     assert last.read_bytes() == before
 
 
@@ -230,7 +232,7 @@ def test_an_output_folder_that_cannot_be_written(run, tmp_path, packs, pretraine
         "self_distill": lambda: tiny.distill_options(folder, start, packs["train"]),
         "evaluate": lambda: tiny.evaluate_options(folder, start, packs["test"]),
     }[script]()
-    refused(run(config), "cannot write to the run folder", str(folder))
+    assert_refused(run(config), "cannot write to the run folder", str(folder))
 
 
 @pytest.mark.parametrize(
@@ -266,7 +268,7 @@ def test_an_output_folder_that_cannot_be_written(run, tmp_path, packs, pretraine
     ],
 )
 def test_options_that_no_script_can_work_with(run, tmp_path, packs, flags, words):
-    refused(run(tiny.pretrain_options(tmp_path / "run", packs["train"]), *flags), words)
+    assert_refused(run(tiny.pretrain_options(tmp_path / "run", packs["train"]), *flags), words)
     assert not (tmp_path / "run").exists()
 
 
@@ -284,7 +286,9 @@ def test_options_that_no_script_can_work_with(run, tmp_path, packs, flags, words
     ],
 )
 def test_tests_that_cannot_be_run(run, tmp_path, packs, pretrained, flags, words):
-    refused(run(tiny.evaluate_options(tmp_path / "run", str(pretrained["protonet"]), packs["test"]), *flags), words)
+    assert_refused(
+        run(tiny.evaluate_options(tmp_path / "run", str(pretrained["protonet"]), packs["test"]), *flags), words
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -295,13 +299,13 @@ def test_weights_that_cannot_be_fetched(run, tmp_path, packs, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     config = tiny.evaluate_options(tmp_path / "run", None, packs["test"], method="protonet")
     config.model.backbone, config.model.backbone_options = "timm:resnet10t.c3_in1k", {"pretrained": True}
-    refused(run(config), "cannot fetch the weights of timm:resnet10t.c3_in1k", "--model.weights")
+    assert_refused(run(config), "cannot fetch the weights of timm:resnet10t.c3_in1k", "--model.weights")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_pack_without_its_arrays(run, tmp_path):
     np.savez(tmp_path / "bad.npz", images=np.zeros((2, 4, 4), np.uint8))
-    refused(run(tiny.pretrain_options(tmp_path / "run", str(tmp_path / "bad.npz"))), "has no array 'label'")
+    assert_refused(run(tiny.pretrain_options(tmp_path / "run", str(tmp_path / "bad.npz"))), "has no array 'label'")
 
 
 def test_the_exit_code_of_a_real_process(tmp_path):

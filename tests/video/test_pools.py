@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from backbones.encoder import Encoder
 from backbones.video_layouts import load_source
 from moments import bdc_vector
 from tests.video.tiny import numbers, tiny_vit
 from video.classifier import VideoClassifier
-from video.encoders import AfterStem, ClipEncoder, stem
+from video.encoders import AfterStem, stem
 from video.pools import FrameMeans, TokenBDC, TokenMap, TokenMean
 
 MAP = numbers(2, 6, 4, 3, 2)
@@ -60,7 +61,7 @@ def test_the_average_takes_the_norm_of_a_classifier(tmp_path):
     trained = VideoClassifier(tiny_vit(), 5).double()
     torch.nn.init.normal_(trained.fc_norm.weight)
     save_file(trained.state_dict(), tmp_path / "source.safetensors")
-    encoder = ClipEncoder(tiny_vit(1), TokenMean(24)).double()
+    encoder = Encoder(tiny_vit(1), TokenMean(24)).double()
     report = load_source(encoder, tmp_path / "source.safetensors", say=lambda _: None)
     assert not report.missing
     with torch.no_grad():
@@ -79,7 +80,7 @@ def test_the_average_takes_the_norm_of_a_classifier(tmp_path):
     ids=["mean", "frames", "map", "bdc", "reduced bdc"],
 )
 def test_stored_stems_give_the_same(pool, shape):
-    encoder = ClipEncoder(tiny_vit(), pool.double()).eval()
+    encoder = Encoder(tiny_vit(), pool.double()).eval()
     with torch.no_grad():
         direct = encoder(clips())
         again = AfterStem(encoder)(stem(encoder, clips()))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from backbones.encoder import Encoder
 from backbones.video_zoo import create_video_backbone
 from episodes.errors import UserError
 from episodes.loaders import EpisodeImages
@@ -17,7 +18,7 @@ from tests.video.films import grey_frames
 from tests.video.tiny import tiny_tamt, tiny_vit
 from video.clips import Clips, ClipSet
 from video.clips_views import ClipView
-from video.encoders import AfterStem, ClipEncoder, freeze_for, stem
+from video.encoders import AfterStem, freeze_for, stem
 from video.frames import FrameSampling
 from video.pools import TokenMean
 from video.readers_stills import ArrayReader
@@ -55,8 +56,8 @@ def encoders() -> dict[str, torch.nn.Module]:
     torch.manual_seed(0)
     return {
         "tamt": float_tamt(),
-        "whole": ClipEncoder(tiny_vit().float(), TokenMean(24)),
-        "frames": ClipEncoder(framewise, TokenMean(6)),
+        "whole": Encoder(tiny_vit().float(), TokenMean(24)),
+        "frames": Encoder(framewise, TokenMean(6)),
     }
 
 
@@ -111,7 +112,7 @@ def test_the_key_is_of_the_frozen_part_alone():
     first, other = tiny_tamt(vit=vit), tiny_tamt(seed=5, vit=vit, head={"groups": 4})
     assert stem_key(first) == stem_key(other)
     assert stem_key(first, "bf16-mixed") != stem_key(first)
-    key, whole = stem_key(first), stem_key(ClipEncoder(vit, TokenMean(24)))
+    key, whole = stem_key(first), stem_key(Encoder(vit, TokenMean(24)))
     assert whole != key  # that one runs all blocks
     set_drop_path(first, 0.3)
     assert stem_key(first) == key

@@ -8,10 +8,10 @@ from typing import Any
 from torch import nn
 
 from backbones import UserError
+from backbones.encoder import Encoder
 from backbones.errors import nearest
 from fewshot.meta_deepbdc import MetaDeepBDC
-from fewshot.methods import METHODS, Method, create_head
-from video.encoders import ClipEncoder
+from fewshot.methods import METHODS, Method
 from video.methods import VIDEO_METHODS
 from video.pools import FrameMeans, TokenBDC, TokenMap, TokenMean
 
@@ -62,22 +62,12 @@ def create_video_head(name: str, k_shot: int, channels: int | None = None, **opt
 
     channels: length of a feature or of its rows, for heads that have weights of this size.
     """
-    method = find_video_method(name)
-    if name not in VIDEO_METHODS:
-        return create_head(name, k_shot, channels, **options)
-    if method.sized and channels is not None:
-        options = {"in_channels": channels, **options}
-    try:
-        return method.head(k_shot, **options)
-    except UserError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise UserError(f"the head of '{name}' does not take these options: {error}") from error
+    return find_video_method(name).create_head(name, k_shot, channels, **options)
 
 
-def create_pooled(pool: str, backbone: nn.Module, grid: tuple[int, int, int], options: dict[str, Any]) -> ClipEncoder:
+def create_pooled(pool: str, backbone: nn.Module, grid: tuple[int, int, int], options: dict[str, Any]) -> Encoder:
     """Put a pool of `POOLS` behind a video backbone. grid: (t, h, w) of its maps. Raises UserError for odd options."""
     try:
-        return ClipEncoder(backbone, POOLS[pool](backbone.out_channels, grid, **options))
+        return Encoder(backbone, POOLS[pool](backbone.out_channels, grid, **options))
     except (TypeError, ValueError) as error:
         raise UserError(f"what pools the clips ('{pool}') does not take these options: {error}") from error

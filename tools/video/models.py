@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from backbones import UserError
+from backbones.encoder import Encoder
 from backbones.video_vit import Grid, VideoViT
 from backbones.video_zoo import FRAMEWISE, VIDEO_VITS, create_video_backbone
 from fewshot.card import Loaded, measure_map
@@ -22,13 +23,12 @@ from tools.video.methods import create_pooled, create_video_head, find_video_met
 from tools.video_groups import VideoModel
 from video.clips import Clips, ClipSet
 from video.clips_views import ClipView
-from video.encoders import ClipEncoder
 from video.frames import FrameSampling
 from video.pools import TokenBDC
 from video.tamt import TamtModel, create_tamt
 
 METHOD, BACKBONE = "tamt", "video_vit_small"  # where neither the options nor a card name any
-Encoder = TamtModel | ClipEncoder
+VideoEncoder = TamtModel | Encoder
 Say = Callable[[str], None]
 
 
@@ -67,7 +67,7 @@ class VideoArchitecture:
         self.size = self.size or network.input_size
         return network
 
-    def build(self, freeze: bool = True) -> Encoder:
+    def build(self, freeze: bool = True) -> VideoEncoder:
         """Build the encoder with random weights (or those that the backbone brings itself).
 
         freeze: stop gradients of TAMT's network. Raises UserError for options and sizes that do not fit.
@@ -115,7 +115,7 @@ def design_video(
     sampling: str = "segments",
     step: int = 2,
     freeze: bool = True,
-) -> tuple[VideoArchitecture, Encoder]:
+) -> tuple[VideoArchitecture, VideoEncoder]:
     """Design an encoder with fresh weights from the model options; null size and frames take the backbone's."""
     plan = new_plan(model)
     plan.size, plan.frames, plan.sampling, plan.step = size, frames, sampling, step
@@ -183,7 +183,7 @@ class LoadedVideo(Loaded):
         return source_key(self.encoder)
 
 
-def source_key(encoder: Encoder) -> str:
+def source_key(encoder: VideoEncoder) -> str:
     """Return the hash of the weights of an encoder's network, which adapters are tuned around."""
     from episodes.fingerprint import tensors_key
 
@@ -233,7 +233,7 @@ def read_video_model(
     return read_any(Path(checkpoint), model, clip, say, untuned, source, freeze)
 
 
-def random_parts(encoder: Encoder) -> str:
+def random_parts(encoder: VideoEncoder) -> str:
     """Say what of an encoder around a trained network starts from random weights; empty where nothing does.
 
     A BDC pool's temperature starts at a value that means something, its reduction at random.

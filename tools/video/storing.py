@@ -10,15 +10,14 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from backbones import UserError
-from backbones.units import file_size
-from backbones.wording import many
+from backbones.encoder import Encoder
+from backbones.wording import file_size, many
 from episodes.features import bytes_to_write
 from episodes.processes import from_main, team_of, together
 from episodes.sources.cache import cache_folder
 from fewshot.encoder import EpisodeModel
 from tools.video_config import VideoTune
 from video.clips import Clips
-from video.encoders import ClipEncoder
 from video.stored import StoredClips, row_bytes, stem_key, stem_of, store_clips
 from video.tamt import TamtModel
 
@@ -46,7 +45,7 @@ def may_be_stored(config: VideoTune, tune: str, sets: dict[str, Clips | None]) -
 
 
 def store(
-    config: VideoTune, encoder: TamtModel | ClipEncoder, sets: dict[str, Clips], fabric, say: Callable[[str], None]
+    config: VideoTune, encoder: TamtModel | Encoder, sets: dict[str, Clips], fabric, say: Callable[[str], None]
 ) -> dict[str, StoredClips]:
     """Run the frozen part over sets of clips and return their stand-ins; none where `auto` finds no room on the disk.
 

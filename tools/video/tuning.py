@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from backbones import UserError, read_checkpoint
-from backbones.units import file_size
 from backbones.video_zoo import FrameByFrame
+from backbones.wording import file_size
 from episodes.engine import Progressed
 from episodes.optim import build_optimizer, build_schedule
 from fewshot.encoder import EpisodeModel
