@@ -47,6 +47,7 @@ class ECAResNet(nn.Module):
         "formula": the paper's, of the block's output channels.
     widths: planes of the four stages (bottlenecks give four times as many channels).
     stage4_stride: 1 keeps the map of stage 3, for second-order pooling.
+    stem_stride: 2 leaves out the max pool of the stem, for small pictures.
     drop_path: stochastic depth.
 
     State dict: `network.*` with timm's names, the modules as `network.layerL.I.se.conv.weight`.
@@ -60,6 +61,7 @@ class ECAResNet(nn.Module):
         k_size: int | str | Sequence[int] | None = None,
         widths: Sequence[int] = (64, 128, 256, 512),
         stage4_stride: int = 2,
+        stem_stride: int = 4,
         drop_path: float = 0.0,
         input_size: int = 224,
         bottleneck: bool = False,
@@ -68,7 +70,12 @@ class ECAResNet(nn.Module):
 
         super().__init__()
         self.network = timm_resnet(
-            depth, widths, bottleneck=bottleneck, stage4_stride=stage4_stride, drop_path=drop_path
+            depth,
+            widths,
+            bottleneck=bottleneck,
+            stage4_stride=stage4_stride,
+            stem_stride=stem_stride,
+            drop_path=drop_path,
         )
         if k_size is None:
             k_size = KERNELS.get(depth, FORMULA) if isinstance(depth, int) else FORMULA
@@ -131,27 +138,27 @@ def eca_inverted_residual(fan_in: int, fan_out: int, stride: int, expansion: int
 
 def eca_resnet18(**options) -> ECAResNet:
     """Build ECA-ResNet-18 with filters 3-5-7-7; options as in `ECAResNet`."""
-    return ECAResNet(18, **options)
+    return ECAResNet(**{"depth": 18, **options})
 
 
 def eca_resnet34(**options) -> ECAResNet:
     """Build ECA-ResNet-34 with filters 3-3-5-7; options as in `ECAResNet`."""
-    return ECAResNet(34, **options)
+    return ECAResNet(**{"depth": 34, **options})
 
 
 def eca_resnet50(**options) -> ECAResNet:
     """Build ECA-ResNet-50 with filters 3-5-5-7; options as in `ECAResNet`."""
-    return ECAResNet(50, **options)
+    return ECAResNet(**{"depth": 50, **options})
 
 
 def eca_resnet101(**options) -> ECAResNet:
     """Build ECA-ResNet-101 with filters 3-3-5-7; options as in `ECAResNet`."""
-    return ECAResNet(101, **options)
+    return ECAResNet(**{"depth": 101, **options})
 
 
 def eca_resnet152(**options) -> ECAResNet:
     """Build ECA-ResNet-152 with filters 3-3-5-7; options as in `ECAResNet`."""
-    return ECAResNet(152, **options)
+    return ECAResNet(**{"depth": 152, **options})
 
 
 def eca_mobilenet_v2(**options) -> ECAMobileNetV2:

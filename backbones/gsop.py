@@ -19,6 +19,7 @@ class GSoPResNet(nn.Module):
     attention, att_dim, centre: see `moments.gsop.GSoP`; "none" leaves it out.
     widths: planes of the four stages (bottlenecks give four times as many channels).
     stage4_stride: 1 as published, so that 224 px give 14x14.
+    stem_stride: 2 leaves out the max pool of the stem, for small pictures.
     drop_path: stochastic depth.
 
     State dict: `network.*` with timm's names, the attention as `network.layerL.<last>.se.*`.
@@ -35,6 +36,7 @@ class GSoPResNet(nn.Module):
         centre: str = "reference",
         widths: Sequence[int] = (64, 128, 256, 512),
         stage4_stride: int = 1,
+        stem_stride: int = 4,
         drop_path: float = 0.0,
         input_size: int = 224,
         bottleneck: bool = False,
@@ -43,7 +45,12 @@ class GSoPResNet(nn.Module):
         if net not in (1, 2):
             raise ValueError(f"GSoP-Net{net} is unknown: net is 1 or 2")
         self.network = timm_resnet(
-            depth, widths, bottleneck=bottleneck, stage4_stride=stage4_stride, drop_path=drop_path
+            depth,
+            widths,
+            bottleneck=bottleneck,
+            stage4_stride=stage4_stride,
+            stem_stride=stem_stride,
+            drop_path=drop_path,
         )
         for number, channels, blocks in stages(self.network):
             if attention != "none" and not (net == 2 and number == 3):
@@ -58,29 +65,29 @@ class GSoPResNet(nn.Module):
 
 def gsop_net1_resnet18(**options) -> GSoPResNet:
     """Build the backbone of GSoP-Net1 on ResNet-18 (not published); options as in `GSoPResNet`."""
-    return GSoPResNet(18, **{"net": 1, **options})
+    return GSoPResNet(**{"depth": 18, "net": 1, **options})
 
 
 def gsop_net1_resnet50(**options) -> GSoPResNet:
     """Build the backbone of GSoP-Net1 on ResNet-50; options as in `GSoPResNet`."""
-    return GSoPResNet(50, **{"net": 1, **options})
+    return GSoPResNet(**{"depth": 50, "net": 1, **options})
 
 
 def gsop_net1_resnet101(**options) -> GSoPResNet:
     """Build the backbone of GSoP-Net1 on ResNet-101; options as in `GSoPResNet`."""
-    return GSoPResNet(101, **{"net": 1, **options})
+    return GSoPResNet(**{"depth": 101, "net": 1, **options})
 
 
 def gsop_net2_resnet18(**options) -> GSoPResNet:
     """Build the backbone of GSoP-Net2 on ResNet-18 (not published); options as in `GSoPResNet`."""
-    return GSoPResNet(18, **{"net": 2, **options})
+    return GSoPResNet(**{"depth": 18, "net": 2, **options})
 
 
 def gsop_net2_resnet50(**options) -> GSoPResNet:
     """Build the backbone of GSoP-Net2 on ResNet-50; options as in `GSoPResNet`."""
-    return GSoPResNet(50, **{"net": 2, **options})
+    return GSoPResNet(**{"depth": 50, "net": 2, **options})
 
 
 def gsop_net2_resnet101(**options) -> GSoPResNet:
     """Build the backbone of GSoP-Net2 on ResNet-101; options as in `GSoPResNet`."""
-    return GSoPResNet(101, **{"net": 2, **options})
+    return GSoPResNet(**{"depth": 101, "net": 2, **options})

@@ -23,6 +23,7 @@ def timm_resnet(
     *,
     bottleneck: bool = False,
     stage4_stride: int = 2,
+    stem_stride: int = 4,
     drop_path: float = 0.0,
 ) -> nn.Module:
     """Build timm's ResNet without classifier: 7x7 stem, max pool, stride on the 3x3 convolution.
@@ -30,8 +31,9 @@ def timm_resnet(
     depth: 18, 34, 50, 101 or 152, or the blocks of the four stages, whose kind is then `bottleneck`.
     planes: width of the four stages; bottlenecks give four times as many channels.
     stage4_stride: 1 keeps the map of stage 3 (covariance networks); plain convolutions, nothing is dilated.
+    stem_stride: 2 leaves the max pool out, for small pictures.
     drop_path: stochastic depth, rising linearly to this rate.
-    Raises ValueError for an unknown depth or a wrong number of stages.
+    Raises ValueError for an unknown depth, a wrong number of stages and another stride of the stem.
     """
     from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 
@@ -50,6 +52,10 @@ def timm_resnet(
         zero_init_last=False,
         drop_path_rate=drop_path,
     )
+    if stem_stride not in (2, 4):
+        raise ValueError(f"the stem has a stride of 4, or of 2 without its max pool: got stem_stride = {stem_stride}")
+    if stem_stride == 2:
+        network.maxpool = nn.Identity()
     set_stride(network.layer4[0], stage4_stride)
     return network
 
