@@ -79,7 +79,7 @@ def test_wrong_options():
 
 def test_small_pictures_and_other_depths():
     small = create_backbone("eca_resnet18", depth=[1, 1, 1, 1], widths=[4, 8, 8, 16], stem_stride=2, stage4_stride=1)
-    assert small(torch.zeros(1, 3, 48, 48)).shape == (1, 16, 6, 6) and small.k_size == (1, 1, 1, 3)
+    assert small(torch.zeros(1, 3, 48, 48)).shape == (1, 16, 6, 6) and small.k_size == (1, 3, 3, 3)
     assert create_backbone("eca_resnet18", widths=[4, 8, 8, 16])(torch.zeros(1, 3, 64, 64)).shape == (1, 16, 2, 2)
     with pytest.raises(UserError, match="stem_stride = 1"):
         create_backbone("gsop_net1_resnet18", stem_stride=1)
