@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from backbones.classifier import ImageClassifier
@@ -76,11 +78,23 @@ class Cost:
         return f"{self.parameters / 1e6:.2f} M parameters, {self.multiply_adds / 1e9:.3f} G multiply-adds"
 
 
+@contextmanager
+def _unfused() -> Iterator[None]:
+    """Let attention run as the matrix products that it is: torch counts none of those inside its fused kernels."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
 def cost(network: nn.Module, size: int | None = None) -> Cost:
     """Count what a network has and does for one image of `size` pixels (default: its `input_size`)."""
     size = size or network.input_size
     weight = next(network.parameters())
-    with _evaluating(network), FlopCounterMode(display=False) as counter:
+    with _evaluating(network), _unfused(), FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, 3, size, size, dtype=weight.dtype, device=weight.device))
     return Cost(sum(p.numel() for p in network.parameters()), counter.get_total_flops() // 2)
 
