@@ -9,6 +9,7 @@ from backbones import UserError
 from backbones.networks import NETWORKS, create_network
 from tests.backbones.test_backbones import SMALL
 
+
 @pytest.mark.parametrize("name", sorted(set(NETWORKS) & set(SMALL)))
 def test_every_network_gives_logits(name):
     network = create_network(name, num_classes=7, **SMALL[name]).train()
