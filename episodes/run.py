@@ -91,6 +91,24 @@ def _flatten(config: Mapping, prefix: str = "") -> dict[str, object]:
     return flat
 
 
+def refuse_other_options(path: str | Path, config: Mapping) -> None:
+    """Raise UserError where a run folder was made with other options than these; those that change no result pass."""
+    file = Path(path) / "config.yaml"
+    if not file.is_file():
+        return
+    old, new = _flatten(yaml.safe_load(file.read_text())), _flatten(json.loads(json.dumps(config)))
+    # videos' sources know no other schedule than the cosine
+    fixed = old.get("optim.schedule", "cosine") in LAID_OUT and old.get("optim.t_max") is None
+    free = [key for key in FREE_KEYS if key != "optim.epochs" or not fixed]
+    for key in sorted(old.keys() | new.keys()):
+        added = key not in old and key in ADDED  # the run is older than the option, and was as its default
+        if key not in free and not added and old.get(key) != new.get(key):
+            raise UserError(
+                f"cannot resume {path} with other options: {key} was {old.get(key)!r} and is now "
+                f"{new.get(key)!r}; start a new --run for that"
+            )
+
+
 class RunFolder:
     """Create, or on `resume` reopen, the folder of a run.
 
@@ -109,8 +127,8 @@ class RunFolder:
         if not main:
             return
         check_run(self.path, resume, overwrite)
-        if resume:
-            self._same_config()
+        if self.resuming:
+            refuse_other_options(self.path, self.config)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             write_text(self.path / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
@@ -134,22 +152,6 @@ class RunFolder:
     def best(self) -> Path:
         """Weights of the selected epoch, with the model card in their header."""
         return self.path / BEST
-
-    def _same_config(self) -> None:
-        file = self.path / "config.yaml"
-        if not self.resuming or not file.is_file():
-            return
-        old, new = _flatten(yaml.safe_load(file.read_text())), _flatten(json.loads(json.dumps(self.config)))
-        # videos' sources know no other schedule than the cosine
-        fixed = old.get("optim.schedule", "cosine") in LAID_OUT and old.get("optim.t_max") is None
-        free = [key for key in FREE_KEYS if key != "optim.epochs" or not fixed]
-        for key in sorted(old.keys() | new.keys()):
-            added = key not in old and key in ADDED  # the run is older than the option, and was as its default
-            if key not in free and not added and old.get(key) != new.get(key):
-                raise UserError(
-                    f"cannot resume {self.path} with other options: {key} was {old.get(key)!r} and is now "
-                    f"{new.get(key)!r}; start a new --run for that"
-                )
 
     def write_history(self, history: list[dict]) -> None:
         """Write the curves so far as `log.jsonl` and `history.csv`: one row an epoch, replaced as a whole."""

@@ -1,10 +1,11 @@
-"""python -m tools.classify train|eval|predict|shards: image classification with first- and second-order networks."""
+"""python -m tools.classify train|eval|predict|compare|shards: image classification with first- and second-order networks."""
 
 from __future__ import annotations
 
 import sys
 
 from tools import classify_config
+from tools.classify_compare_config import ClassifyCompare
 from tools.cli import run_tool, stop
 
 USAGE = """usage: python -m tools.classify JOB [--config RECIPE.yaml] [--OPTION VALUE ...]
@@ -13,6 +14,7 @@ jobs:
   train    train a network on pictures of known classes
   eval     test a checkpoint: top-1 and top-5 with intervals, confusion, answers
   predict  name the class of pictures, with heat maps
+  compare  train several networks alike, several seeds each: accuracy, size, time of a step
   shards   pack a data set into WebDataset shards
 
 python -m tools.classify JOB --help lists the options of a job."""
@@ -39,6 +41,13 @@ def predict(config: classify_config.ClassifyPredict) -> dict:
     return classify_predicting.predict(config)
 
 
+def compare(config: ClassifyCompare) -> dict:
+    """Compare networks that are trained alike; returns what `metrics.json` holds."""
+    from tools import classify_comparing
+
+    return classify_comparing.compare(config)
+
+
 def shards(config: classify_config.ClassifyShards) -> list[str]:
     """Write shards; returns their paths."""
     from tools import classify_packing
@@ -50,6 +59,7 @@ JOBS = {
     "train": (classify_config.ClassifyTrain, train),
     "eval": (classify_config.ClassifyEval, evaluate),
     "predict": (classify_config.ClassifyPredict, predict),
+    "compare": (ClassifyCompare, compare),
     "shards": (classify_config.ClassifyShards, shards),
 }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tools.classify_compare_config import ClassifyCompare
 from tools.classify_config import ClassifyTrain
 from tools.cli import parse
 from tools.compare import check
@@ -21,6 +22,7 @@ RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 RESULTS = [path for path in RECIPES if path.stem.startswith("results_")]
 TOOLS = {
     "benchmark": Benchmark,
+    "classify compare": ClassifyCompare,
     "classify train": ClassifyTrain,
     "demo": Compare,
     "evaluate": Evaluate,
@@ -42,7 +44,7 @@ def opening(path: Path) -> str:
 
 def read(path: Path):
     """Return the options of a recipe for the tool that its opening names."""
-    tool = re.search(r"python -m tools\.(\w+(?: train)?) --config (\S+\.yaml)", opening(path))
+    tool = re.search(r"python -m tools\.(\w+(?: train| compare)?) --config (\S+\.yaml)", opening(path))
     assert tool and tool[2] == path.relative_to(ROOT).as_posix()
     return parse(TOOLS[tool[1]], tool[1], ["--config", str(path)])
 

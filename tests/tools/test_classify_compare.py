@@ -1,0 +1,125 @@
+"""tools.classify compare: trainings, rates from validation pictures, the report, going on, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from backbones import UserError
+from tests.tools import tiny
+from tools.classify import compare, main
+from tools.classify_compare_config import ClassifyCompare
+from tools.classify_compare_jobs import check_entries, make_entries
+from tools.classify_config import ClassData, ClassOptim, Network
+from tools.cli import parse
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "compare"
+
+NETWORKS = {
+    "GAP": {"network": {"pool": "gap"}},
+    "iSQRT, 6": {"network": {"pool": "isqrt", "reduction": 6}, "rates": [0.02, 0.1]},
+    "BDC": {"network": {"pool": "bdc"}, "against": "iSQRT, 6", "optim": {"epochs": 1}},
+}
+
+
+@pytest.fixture
+def config(tmp_path) -> ClassifyCompare:
+    train, val, test = (tiny.pack(tmp_path / f"{name}.npz", 4, 12) for name in ("train", "val", "test"))
+    return ClassifyCompare(
+        str(tmp_path / "compare"),
+        networks=NETWORKS,
+        seeds=[1, 2],
+        test=test,
+        timed_steps=1,
+        data=ClassData(train, val, 16, augment="none", in_memory=True),
+        network=Network("conv4", options=tiny.NETWORK),
+        optim=ClassOptim(3, 16, lr=0.05, schedule="cosine"),
+        machine=tiny.CPU,
+    )
+
+
+def test_the_whole_comparison_and_going_on(config, capsys):
+    found, folder = compare(config), Path(config.run)
+    assert json.loads((folder / "metrics.json").read_text()) == json.loads(json.dumps(found))
+    networks, trainings = found["networks"], folder / "trainings"
+    assert list(networks) == list(NETWORKS) and found["pictures"] == 48
+    assert networks["BDC"]["ahead"]["of"] == "iSQRT, 6" and networks["iSQRT, 6"]["ahead"]["of"] == "GAP"
+    assert networks["iSQRT, 6"]["parameters"] > 0 and networks["GAP"]["step_seconds"] > 0
+    tried = networks["iSQRT, 6"]["tried"]
+    best = max(tried, key=tried.get)
+    assert networks["iSQRT, 6"]["rate"] == float(best)
+    names = {path.name for path in trainings.iterdir()}
+    assert names == {
+        *(f"{name}_seed{seed}" for name in ("gap", "bdc", f"isqrt_6_lr{best}") for seed in (1, 2)),
+        *(f"isqrt_6_lr{rate}_seed1" for rate in tried),
+    }
+    with open(trainings / "gap_seed2" / "answers.csv", newline="") as file:
+        right = [int(row["right"]) for row in csv.DictReader(file)]
+    assert sum(right) / 48 == pytest.approx(networks["GAP"]["by_seed"][1])
+    assert "epochs: 1\n" in (trainings / "bdc_seed1" / "config.yaml").read_text()
+    page, report = (folder / "index.html").read_text(), (folder / "report.md").read_text()
+    assert page.count("data:image/png") == 1 and "<script" not in page
+    assert "| iSQRT, 6 − GAP |" in report and "| BDC − iSQRT, 6 |" in report
+    capsys.readouterr()
+    again = compare(replace(config, resume=True, timed_steps=0))
+    assert capsys.readouterr().out.count("is trained already") == len(names)
+    assert {name: one["by_seed"] for name, one in again["networks"].items()} == {
+        name: one["by_seed"] for name, one in networks.items()
+    }
+    with pytest.raises(UserError, match="optim.lr was 0.05 and is now 0.5"):
+        compare(replace(config, resume=True, optim=replace(config.optim, lr=0.5)))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"networks": {"GAP": {}}}, "needs two networks"),
+        ({"networks": {"A b": {}, "a.b": {}, "a-b": {}, "A  b": {}}}, "two names are alike"),
+        ({"networks": {**NETWORKS, "x": {"netwrok": {}}}}, "networks.x has no 'netwrok'; did you mean 'network'"),
+        ({"networks": {**NETWORKS, "x": {"network": {"pool": "isqrtt"}}}}, "networks.x: pooling 'isqrtt' is unknown"),
+        ({"networks": {**NETWORKS, "x": {"network": {"pol": "gap"}}}}, "networks.x: .*pol"),
+        ({"networks": {**NETWORKS, "x": {"optim": {"lr": -1}}}}, "lr"),
+        ({"networks": {**NETWORKS, "x": {"rates": [0.1, "fast"]}}}, "give a list of learning rates"),
+        ({"networks": {**NETWORKS, "x": {"against": "GPA"}}}, "did you mean 'GAP'"),
+        ({"networks": {**NETWORKS, "x": "gap"}}, "networks.x is 'gap': give groups"),
+        ({"seeds": [1, 1]}, "name each once"),
+        ({"test": None, "data": ClassData("digits", None)}, "rates are chosen from on validation pictures"),
+    ],
+)
+def test_what_is_refused_before_anything_is_trained(config, change, message):
+    with pytest.raises(UserError, match=message):
+        compare(replace(config, **change))
+    assert not (Path(config.run) / "trainings").exists()
+
+
+def test_pictures_to_test_on_are_needed(config):
+    networks = {name: {"network": {"pool": "gap"}} for name in ("a", "b")}
+    with pytest.raises(UserError, match="--test"):
+        compare(replace(config, networks=networks, test=None, data=ClassData("digits", None)))
+
+
+def test_options_of_a_network_win_over_the_common_ones(config):
+    gap, isqrt, bdc = make_entries(config)
+    assert gap.options.network.name == "conv4" and gap.options.network.pool == "gap" and gap.rates == ()
+    assert isqrt.options.network.reduction == 6 and isqrt.rates == (0.02, 0.1)
+    assert bdc.options.optim.epochs == 1 and bdc.options.optim.batch_size == 16 and bdc.against == "iSQRT, 6"
+
+
+def test_the_command_says_what_it_does(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["compare", "--help"])
+    assert end.value.code == 0 and "--networks" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_networks_of_the_recipes_can_be_built(path):
+    config = parse(ClassifyCompare, "classify compare", ["--config", str(path)])
+    entries = make_entries(config)
+    check_entries(entries)
+    assert len(entries) == 8 and len({entry.options.optim.epochs for entry in entries}) == 1
+    assert all(len(entry.rates) > 1 for entry in entries)  # every network has a choice, from validation pictures
+    assert len({config.data.train, config.data.val, config.test}) == 3
