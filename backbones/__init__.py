@@ -10,6 +10,7 @@ from backbones.released import load_released
 from backbones.resnet import ResNet
 from backbones.resnet12 import ResNet12
 from backbones.token_heads import SoTHead, SoViTHead, TokenClassifier
+from backbones.trained import load_backbone
 from backbones.zoo import BACKBONES, create_backbone, freeze, list_backbones
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "freeze",
     "from_official",
     "list_backbones",
+    "load_backbone",
     "load_released",
     "load_weights",
     "read_checkpoint",
