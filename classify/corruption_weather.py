@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from PIL import Image
 
 from classify.corruption_blur import correlate_mirrored, motion_blurred, smooth, zoomed
 
@@ -44,6 +45,21 @@ def fog(x: Array, random: np.random.RandomState, strength: float, decay: float) 
     return (x + strength * field) * brightest / (brightest + strength)
 
 
+def at_published_scale(make: Callable[[tuple[int, int]], Array], shape: tuple[int, int], unit: float) -> Array:
+    """Return a field (H, W) of a picture, made where lengths are the published ones and resized.
+
+    make: shape -> field. unit: pixels of the picture for one at 224 pixels; at 1 nothing is resized.
+    Fields of noise change their strength with the pixels that they are smoothed over, and flakes and drops are smaller
+    than a pixel of a small picture: so they are made large and averaged, as the picture itself would be.
+    """
+    if unit == 1:
+        return make(shape)
+    large = tuple(max(1, round(side / unit)) for side in shape)
+    way = Image.Resampling.BOX if unit < 1 else Image.Resampling.BILINEAR
+    field = Image.fromarray(make(large).astype(np.float32)).resize(shape[::-1], way)
+    return np.asarray(field, dtype=np.float64)
+
+
 def snow_layer(
     shape: tuple[int, int], random: np.random.RandomState, mean: float, std: float, zoom: float, threshold: float
 ) -> Array:
@@ -69,10 +85,15 @@ def snow(
     radius: int,
     sigma: float,
     keep: float,
+    unit: float = 1.0,
 ) -> Array:
-    """Falling flakes, moved along a random direction near the vertical."""
-    layer = snow_layer(x.shape[:2], random, mean, std, zoom, threshold)
-    return snowed(x, motion_blurred(layer, radius, sigma, random.uniform(-135, -45)), keep)
+    """Falling flakes, moved along a random direction near the vertical; unit: see `at_published_scale`."""
+
+    def falling(shape: tuple[int, int]) -> Array:
+        layer = snow_layer(shape, random, mean, std, zoom, threshold)
+        return motion_blurred(layer, radius, sigma, random.uniform(-135, -45))
+
+    return snowed(x, at_published_scale(falling, x.shape[:2], unit), keep)
 
 
 def ice(shape: tuple[int, int], random: np.random.RandomState) -> Array:
@@ -110,21 +131,35 @@ def frost(
     return image * x + weight * picture[top : top + height, left : left + width]
 
 
-def elastic_transform(x: Array, random: np.random.RandomState, alpha: float, sigma: float, jitter: float) -> Array:
-    """Shear an image by three jittered points, then move every pixel along a smooth random field."""
+def _kept(sigma: float) -> float:
+    """Return the share of its standard deviation that white noise (H, W) keeps under a Gaussian cut at 3 sigma."""
+    reach = int(3 * sigma + 0.5)
+    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    return float(np.square(taps / taps.sum()).sum())
+
+
+def elastic_transform(
+    x: Array, random: np.random.RandomState, alpha: float, sigma: float, jitter: float, unit: float = 1.0
+) -> Array:
+    """Shear an image by three jittered points, then move every pixel along a smooth random field.
+
+    unit: pixels of the image for one at 224 pixels; points and pixels move as far in proportion to the image.
+    """
     from scipy.ndimage import affine_transform, gaussian_filter, map_coordinates
 
     height, width = x.shape[:2]
     centre, third = np.array([width, height]) // 2, min(height, width) // 3
     points = np.float64([centre + third, [centre[0] + third, centre[1] - third], centre - third])
-    moved = points + random.uniform(-jitter, jitter, size=points.shape)
+    moved = points + random.uniform(-jitter * unit, jitter * unit, size=points.shape)
     back = np.linalg.solve(np.c_[moved, np.ones(3)], points).T  # (2, 3): output (x, y, 1) -> input (x, y)
     matrix, offset = back[::-1, 1::-1], back[::-1, 2]  # the same in rows and columns
     sheared = [affine_transform(x[..., c], matrix, offset, order=1, mode="mirror") for c in range(x.shape[2])]
 
+    reach = alpha * unit * (1.0 if unit == 1 else _kept(sigma) / _kept(sigma * unit))
+
     def displacement() -> Array:
         noise = random.uniform(-1, 1, size=(height, width))
-        return alpha * gaussian_filter(noise, sigma, mode="reflect", truncate=3)
+        return reach * gaussian_filter(noise, sigma * unit, mode="reflect", truncate=3)
 
     right, down = displacement(), displacement()
     rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
@@ -188,12 +223,18 @@ def spatter(
     threshold: float,
     strength: float,
     mud: int,
+    unit: float = 1.0,
 ) -> Array:
-    """Drops of water, or splashes of mud, on the lens."""
-    layer = smooth(random.normal(size=x.shape[:2], loc=mean, scale=std), sigma)
-    layer[layer < threshold] = 0
-    if not mud:
-        return x + _water(layer, strength)[..., None] * WATER
-    mask = smooth((layer > threshold).astype(float), 1.5)
-    mask[mask < 0.8] = 0
-    return x * (1 - mask[..., None]) + MUD * mask[..., None]
+    """Drops of water, or splashes of mud, on the lens; unit: see `at_published_scale`."""
+
+    def drops(shape: tuple[int, int]) -> Array:
+        layer = smooth(random.normal(size=shape, loc=mean, scale=std), sigma)
+        layer[layer < threshold] = 0
+        if not mud:
+            return _water(layer, strength)
+        mask = smooth((layer > threshold).astype(float), 1.5)
+        mask[mask < 0.8] = 0
+        return mask
+
+    cover = at_published_scale(drops, x.shape[:2], unit)[..., None]
+    return x * (1 - cover) + MUD * cover if mud else x + WATER * cover

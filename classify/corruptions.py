@@ -29,12 +29,15 @@ class Corruption:
 
     pixels: places of the arguments that are lengths in pixels, at 224: they shrink and grow with the image.
     whole: of these, the ones that must be whole numbers, at least 1.
+    unit: the function takes the scale itself, as `unit`, pixels of the image for one at 224: random fields cannot be
+        scaled by their arguments alone, since smoothing less leaves them stronger.
     """
 
     apply: Callable[..., np.ndarray]
     settings: tuple[tuple[float, ...], ...]
     pixels: tuple[int, ...] = ()
     whole: tuple[int, ...] = ()
+    unit: bool = False
 
     def arguments(self, severity: int, side: int) -> tuple[float, ...]:
         """Return the arguments for an image whose shorter side has `side` pixels."""
@@ -65,8 +68,7 @@ CORRUPTIONS: Mapping[str, Corruption] = {
             (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
             (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
         ),
-        (4, 5),
-        (4,),
+        unit=True,
     ),
     "frost": Corruption(weather.frost, ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))),
     "fog": Corruption(weather.fog, ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4))),
@@ -81,7 +83,7 @@ CORRUPTIONS: Mapping[str, Corruption] = {
             (17.08, 2.44, 4.88),
             (29.28, 2.44, 4.88),
         ),
-        (0, 1, 2),
+        unit=True,
     ),
     "pixelate": Corruption(noise.pixelate, ((0.6,), (0.5,), (0.4,), (0.3,), (0.25,))),
     "jpeg_compression": Corruption(noise.jpeg_compression, ((25,), (18,), (15,), (10,), (7,))),
@@ -96,7 +98,7 @@ CORRUPTIONS: Mapping[str, Corruption] = {
             (0.65, 0.3, 1, 0.65, 1.5, 1),
             (0.67, 0.4, 1, 0.65, 1.5, 1),
         ),
-        (2,),
+        unit=True,
     ),
     "saturate": Corruption(noise.saturate, ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2))),
 }
@@ -141,8 +143,11 @@ def corrupted(
         raise UserError(
             f"{name} needs images of at least {LEAST_SIDE} pixels; this one is {image.shape[1]}x{image.shape[0]}"
         )
-    more = {"photographs": frost} if name == "frost" else {}
-    arguments = corruption.arguments(severity, side if scale_lengths else SIDE)
+    scale_of = side if scale_lengths else SIDE
+    more: dict[str, object] = {"photographs": frost} if name == "frost" else {}
+    if corruption.unit:
+        more["unit"] = scale_of / SIDE
+    arguments = corruption.arguments(severity, scale_of)
     return np.clip(corruption.apply(image / 255.0, random, *arguments, **more), 0, 1) * 255
 
 

@@ -52,7 +52,10 @@ def _zoom(x: Array, random: np.random.RandomState, unit: float) -> Iterator[Arra
 
 
 def _snow(x: Array, random: np.random.RandomState, unit: float) -> Iterator[Array]:
-    layer = weather.snow_layer(x.shape[:2], random, 0.05, 0.3, 3, 0.5)
+    def flakes(shape: tuple[int, int]) -> Array:
+        return weather.snow_layer(shape, random, 0.05, 0.3, 3, 0.5)
+
+    layer = weather.at_published_scale(flakes, x.shape[:2], unit)
     for i in range(FRAMES):
         yield weather.snowed(x, motion_blurred(layer, max(1, round(14 * unit)), 4 * unit, 4 * i - 150), 0.85)
 

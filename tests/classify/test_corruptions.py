@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 
 from backbones import UserError
@@ -122,6 +123,27 @@ def test_published_lengths_hold_at_224_pixels_and_on_request():
     as_published = corrupted(image, "gaussian_blur", 2, stream(0), scale_lengths=False)
     expected = ndimage.gaussian_filter(image / 255, (2, 2, 0), mode="nearest") * 255
     np.testing.assert_allclose(as_published, expected)
+
+
+@pytest.mark.parametrize("name", ["snow", "elastic_transform", "spatter"])
+@pytest.mark.parametrize("side", [32, 320])
+def test_random_fields_are_as_strong_at_any_size(name, side):
+    """Corrupting and resizing, in either order, take a picture about as far from itself."""
+
+    def resized(image: np.ndarray) -> np.ndarray:
+        way = Image.Resampling.BOX if side < 224 else Image.Resampling.BICUBIC
+        return np.asarray(Image.fromarray(image).resize((side, side), way))
+
+    rows, columns = np.mgrid[:224, :224]
+    waves = [np.sin(rows / a) + np.cos(columns / b) for a, b in ((25, 49), (21, 17), (37, 17))]
+    image = (110 + 50 * np.stack(waves, -1)).clip(0, 255).astype(np.uint8)
+    small = resized(image)
+    for severity in (1, 3, 5):
+        far = [
+            np.abs(found.astype(float) - small).mean()
+            for found in (resized(corrupt(image, name, severity)), corrupt(small, name, severity))
+        ]
+        assert 0.5 < far[1] / far[0] < 2, (severity, far)
 
 
 def test_what_cannot_be_corrupted():
