@@ -26,7 +26,7 @@ def study(config: GcpStudy) -> dict:
     from episodes.run import RunFolder, write_text
     from tools import session, study_parts, study_report
     from tools.study_page import write_study_page
-    from tools.study_training import family_of, make_jobs, run_jobs
+    from tools.study_training import family_of, make_jobs, run_jobs, trained_weights
 
     started = time.perf_counter()
     session.check(config)
@@ -57,9 +57,9 @@ def study(config: GcpStudy) -> dict:
             study_report.schedule_section(rates, found["accuracy"], found["lost"], found["parameters"], run.path)
         )
     if {"robustness", "curvature"} & set(config.parts):
-        weights = {name: job.weights for name, job in tested_jobs.items()}
+        weights, groups = trained_weights(jobs, config.schedules.names[0])
         tested = study_parts.Tested(
-            weights, config.data.val, config.data, config.robust, config.seed, fabric, print
+            weights, config.data.val, config.data, config.robust, config.seed, fabric, print, groups
         )  # fmt: skip
     if "robustness" in config.parts:
         found["robustness"] = study_parts.robustness(tested, run.path)

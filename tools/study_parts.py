@@ -38,6 +38,7 @@ from tools.study_training import Job
 
 Say = Callable[[str], None]
 CURVATURE_PICTURES = 128
+FIGURES = ("mean_error", "mCE", "relative_mCE", "mFP", "mFR", "mT5D")
 
 
 def accuracies(metrics: Mapping[Job, Mapping]) -> dict[str, dict[str, list[float]]]:
@@ -48,19 +49,26 @@ def accuracies(metrics: Mapping[Job, Mapping]) -> dict[str, dict[str, list[float
     return found
 
 
-def gaps(reached: Mapping[str, Mapping[str, list[float]]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Return schedule -> network -> {"mean", "spread"}: what it loses against the first schedule, in points.
+def gaps(reached: Mapping[str, Mapping[str, list[float]]]) -> dict[str, dict[str, dict]]:
+    """Return schedule -> network -> {"mean", "spread", "seeds"}: what it loses against the first schedule, in points.
 
-    The difference is taken seed by seed; spread is the standard deviation over the seeds, 0 for one.
+    The difference is taken seed by seed ("seeds"); spread is their standard deviation, None for one seed.
     """
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    found: dict[str, dict[str, dict]] = {}
     for network, by_schedule in reached.items():
         first, *others = by_schedule
         for schedule in others:
             lost = 100 * (np.array(by_schedule[first]) - np.array(by_schedule[schedule]))
-            spread = float(lost.std(ddof=1)) if len(lost) > 1 else 0.0
-            found.setdefault(schedule, {})[network] = {"mean": float(lost.mean()), "spread": spread}
+            one = {"mean": float(lost.mean()), "spread": _spread(lost.tolist()), "seeds": lost.tolist()}
+            found.setdefault(schedule, {})[network] = one
     return found
+
+
+def _spread(values: Sequence[float | None]) -> float | None:
+    """Return the standard deviation over the seeds, None where there is one seed or a number is missing."""
+    if len(values) < 2 or any(value is None for value in values):
+        return None
+    return float(np.std(values, ddof=1))
 
 
 def check_robust(options: Robust) -> None:
@@ -122,16 +130,19 @@ class Tested:
 
     def __init__(
         self, checkpoints: Mapping[str, str | Path], test: str, data: ClassData | TestData, options: Robust, seed: int,
-        fabric, say: Say,
+        fabric, say: Say, groups: Mapping[str, Sequence[str]] | None = None,
     ) -> None:  # fmt: skip
         """Read the networks and open the pictures.
 
         checkpoints: name -> weights of covey, of the same classes. test: data set; data: how it is opened.
+        groups: name -> checkpoints that are one network, trained by several seeds, whose errors are averaged; None:
+            each stands for itself.
         Raises UserError for networks that differ in classes, size or normalisation.
         """
         read = {
             name: classify_session.read_network(str(path), Network(), None, say) for name, path in checkpoints.items()
         }
+        self.groups = groups or {name: [name] for name in checkpoints}
         self.options, self.data, self.seed, self.fabric, self.say = options, data, seed, fabric, say
         _check_alike(read)
         self.networks = {name: fabric.setup_module(trained.network.eval()) for name, trained in read.items()}
@@ -166,10 +177,19 @@ def _check_alike(read: Mapping[str, Trained]) -> None:
             raise UserError(f"{first} and {name} differ in {differs}: test them one at a time")
 
 
+def _mean_of(tables: Sequence):
+    """Return the mean of numbers, of lists of them, or of tables of those, place by place."""
+    if isinstance(tables[0], Mapping):
+        return {key: _mean_of([table[key] for table in tables]) for key in tables[0]}
+    return np.mean(tables, axis=0).tolist()
+
+
 def robustness(tested: Tested, folder: Path, corrupted: str | None = None) -> dict:
     """Score the networks under corruptions and perturbations; writes the baseline that the first of them makes.
 
     corrupted: folder of pictures that are corrupted already, see `tools.study_folders`; None: they are made.
+    Errors of the seeds of a network are averaged; all figures are linear in them. "spread" has their standard
+    deviations.
     """
     options = tested.options
     names = list(options.corruptions or CORRUPTIONS)
@@ -183,27 +203,29 @@ def robustness(tested: Tested, folder: Path, corrupted: str | None = None) -> di
     if options.sequences:
         sequences = tested.trial(options.sequences)
         videos = score_perturbations(sequences, options.perturbations or PERTURBATIONS, options.difficulty)
+    seeds = {group: [{**found[name], **videos[name]} for name in names] for group, names in tested.groups.items()}
+    found = {group: _mean_of(each) for group, each in seeds.items()}
     first = next(iter(found))
     own = baseline_of(
-        f"{first} here", found[first]["clean_error"], found[first]["errors"], videos[first]["flips"],
-        videos[first]["top5"],
+        f"{first} here", found[first]["clean_error"], found[first]["errors"], found[first]["flips"],
+        found[first]["top5"],
     )  # fmt: skip
     given = open_baseline(options.baseline)
     write_json(folder / f"baseline_{first}.json", write_baseline(own))
     scores = {}
     for network, values in found.items():
-        counted = {name: values["errors"][name] for name in names}
-        scores[network] = {
-            "clean_error": values["clean_error"],
-            "errors": values["errors"],
-            **videos[network],
-            "given": _scores(counted, values["clean_error"], videos[network], given),
-            "own": _scores(counted, values["clean_error"], videos[network], own),
-        }
+        figures, spread = {}, {}
+        for key, baseline in (("given", given), ("own", own)):
+            figures[key] = _scores(values, names, baseline)
+            each = [_scores(one, names, baseline) for one in seeds[network]]
+            spread[key] = {figure: _spread([one[figure] for one in each]) for figure in FIGURES}
+        spread["clean_error"] = _spread([one["clean_error"] for one in seeds[network]])
+        scores[network] = {**values, **figures, "spread": spread}
     return {
         "pictures": len(trial.items) if corrupted is None else len(tested.labels),
         "generated": corrupted is None,
         "sequences": min(options.sequences, len(tested.labels)),
+        "seeds": max(len(each) for each in seeds.values()),
         "counted": names,
         "baseline": given.name,
         "own_baseline": own.name,
@@ -212,13 +234,14 @@ def robustness(tested: Tested, folder: Path, corrupted: str | None = None) -> di
     }
 
 
-def _scores(errors: Mapping, clean: float, videos: Mapping, baseline: Baseline) -> dict:
+def _scores(values: Mapping, counted: Sequence[str], baseline: Baseline) -> dict:
     """Return all the figures against one baseline; those that it has no numbers for are None."""
-    found: dict = {"mean_error": None, "mCE": None, "relative_mCE": None, "mFP": None, "mFR": None, "mT5D": None}
+    found: dict = dict.fromkeys(FIGURES)
+    errors = {name: values["errors"][name] for name in counted}
     if set(errors) <= set(baseline.errors):
-        found |= corruption_scores(errors, clean, baseline)
-    if videos["flips"] and set(videos["flips"]) <= set(baseline.flips):
-        found |= perturbation_scores(videos["flips"], videos["top5"], baseline)
+        found |= corruption_scores(errors, values["clean_error"], baseline)
+    if values["flips"] and set(values["flips"]) <= set(baseline.flips):
+        found |= perturbation_scores(values["flips"], values["top5"], baseline)
     return _finite(found)
 
 

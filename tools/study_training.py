@@ -125,3 +125,15 @@ def run_jobs(jobs: list[Job], say: Callable[[str], None]) -> dict[Job, dict]:
         say(f"training {number} of {len(jobs)}: {job.network}, {job.schedule}, seed {job.seed}")
         found[job] = train(job.config)
     return found
+
+
+def trained_weights(jobs: list[Job], schedule: str) -> tuple[dict[str, Path], dict[str, list[str]]]:
+    """Return the weights that a schedule gave, and which of them are one network: "GAP" -> "GAP", "GAP seed 2", ..."""
+    weights: dict[str, Path] = {}
+    groups: dict[str, list[str]] = {network: [] for network in HEADS}
+    for job in jobs:
+        if job.schedule == schedule:
+            group = groups[job.network]
+            group.append(f"{job.network} seed {job.seed}" if group else job.network)
+            weights[group[-1]] = job.weights
+    return weights, groups

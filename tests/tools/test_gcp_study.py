@@ -6,16 +6,19 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from backbones import UserError
 from classify.probing import read_lines
 from classify.robustness import VALIDATION_CORRUPTIONS
 from tests.tools import tiny
-from tools.classify_config import ClassData, Probe
+from tools.classify_config import ClassData, Probe, TestData
 from tools.gcp_study import study
-from tools.study_config import GcpStudy, Pair, Robust, Schedules
+from tools.robustness import score
+from tools.study_config import GcpStudy, Pair, Robust, RobustScore, Schedules
 from tools.study_parts import gaps
+from tools.study_report import schedule_section
 from tools.study_training import make_jobs
 
 
@@ -70,7 +73,39 @@ def test_jobs_of_published_networks(config):
 
 def test_gaps_are_taken_seed_by_seed():
     found = gaps({"GAP": {"LRnorm": [0.5, 0.7], "LRfast": [0.4, 0.5]}})
-    assert found["LRfast"]["GAP"] == pytest.approx({"mean": 15.0, "spread": 50**0.5})
+    one = found["LRfast"]["GAP"]
+    assert (one["mean"], one["spread"]) == pytest.approx((15.0, 50**0.5)) and one["seeds"] == pytest.approx([10, 20])
+    assert gaps({"GAP": {"LRnorm": [0.5], "LRfast": [0.4]}})["LRfast"]["GAP"]["spread"] is None
+
+
+def test_the_report_says_when_a_training_was_too_short(tmp_path):
+    def words(fast: float) -> str:
+        gcp = {"LRnorm": [0.9, 0.9], "LRfast": [0.85, 0.7]}
+        reached = {"GAP": {"LRnorm": [0.8, 0.8], "LRfast": [fast, fast]}, "GCP": gcp}
+        lost = gaps(reached)
+        section = schedule_section({"LRnorm": [0.1], "LRfast": [0.1]}, reached, lost, {"GAP": 1, "GCP": 2}, tmp_path)
+        return " ".join(section.words)
+
+    assert "GCP loses less with 1 of 2 seeds" in words(0.7) and "too short" not in words(0.7)
+    assert "GAP reached less than half by LRfast" in words(0.02)
+
+
+def test_robustness_is_the_mean_over_the_seeds(config):
+    found = study(replace(config, parts=["schedules", "robustness"], schedules=replace(config.schedules, seeds=[1, 2])))
+    robust = found["robustness"]["networks"]["GCP"]
+    weights = {
+        f"{seed}": str(Path(config.run) / f"trainings/gcp_LRnorm_seed{seed}/best.safetensors") for seed in (1, 2)
+    }
+    data = TestData(config.data.val, in_memory=True)
+    apart = score(RobustScore(config.run + "_apart", 0, False, weights, None, data, config.robust, config.machine))
+    apart = [apart["networks"][seed] for seed in ("1", "2")]
+    assert apart[0]["errors"] != apart[1]["errors"]
+    for key in ("errors", "flips", "top5"):
+        for name, value in robust[key].items():
+            assert np.mean([one[key][name] for one in apart], axis=0) == pytest.approx(value)
+    assert robust["given"]["mCE"] == pytest.approx(np.mean([one["given"]["mCE"] for one in apart]))
+    assert robust["spread"]["given"]["mCE"] == pytest.approx(np.std([one["given"]["mCE"] for one in apart], ddof=1))
+    assert " ± " in (Path(config.run) / "report.md").read_text().split("## Robustness")[1]
 
 
 @pytest.mark.parametrize(
