@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,13 +35,15 @@ def write_shards(
     size: shrink pictures to this shorter side, as JPEG of `quality`; None: files are copied as they are, pictures in
         memory become PNG.
     advance: called after every picture.
-    Raises UserError where shards of this name are there already.
+    Raises UserError where shards of this name are there already, or other shards whose `classes.txt` names other
+    classes: their labels are numbers, which this set's names would turn into wrong ones.
     """
     count = -(-len(dataset) // per_shard)
     paths = [out / f"{name}-{number:06d}.tar" for number in range(count)]
     old = sorted(out.glob(f"{name}-*.tar")) if out.is_dir() else []
     if old and not overwrite:
         raise UserError(f"'{old[0]}' exists: give another --out or --name, or --overwrite true")
+    _check_classes(out, dataset.class_names, others=bool(set(out.glob("*.tar")) - set(old)))
     order = np.random.Generator(np.random.PCG64(derive(ORDER, seed, 0))).permutation(len(dataset))
     for number, path in enumerate(paths):
         items = order[number * per_shard : (number + 1) * per_shard]
@@ -50,6 +52,16 @@ def write_shards(
         path.unlink()  # of an earlier, longer set
     write_text(out / "classes.txt", "".join(f"{one}\n" for one in dataset.class_names))
     return paths
+
+
+def _check_classes(out: Path, class_names: Sequence[str], others: bool) -> None:
+    """Refuse to name the classes of other shards of a folder anew; their names are in the same file."""
+    file = out / "classes.txt"
+    if others and file.is_file() and file.read_text(encoding="utf-8").splitlines() != list(class_names):
+        raise UserError(
+            f"'{file}' names other classes, or in another order, than this data set, and belongs to other shards too: "
+            "give a folder of its own, --out"
+        )
 
 
 def _write(dataset: ImageSet, items: np.ndarray, path: str, size: int | None, quality: int, advance: Callable) -> None:

@@ -48,3 +48,13 @@ def test_old_shards_are_not_lost_by_chance(tmp_path):
         write_shards(whole, tmp_path / "out", per_shard=6)
     write_shards(whole, tmp_path / "out", per_shard=6, overwrite=True)
     assert len(list((tmp_path / "out").glob("*.tar"))) == 2
+
+
+def test_two_sets_share_a_folder_only_with_the_same_classes(tmp_path):
+    """The numbers of the first set would otherwise be read with the names of the second."""
+    out, first = tmp_path / "out", open_dataset(str(tiny.folder(tmp_path / "first", 3, 4)))
+    write_shards(first, out, "train")
+    write_shards(first, out, "val")
+    with pytest.raises(UserError, match=r"classes\.txt' names other classes.*--out"):
+        write_shards(open_dataset(str(tiny.folder(tmp_path / "other", 2, 4))), out, "test")
+    assert open_dataset(f"{out}/train-*.tar").class_names == list(first.class_names)
