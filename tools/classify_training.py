@@ -145,13 +145,19 @@ def prepare(config: ClassifyTrain, network: nn.Module, rate, batches: int):
 
 
 def watching(config: ClassifyTrain, network: nn.Module, run) -> LandscapeRecorder | None:
-    """Return what records landscapes; None where none are asked for."""
+    """Return what records landscapes; None where none are asked for. run: None records nothing.
+
+    Raises UserError for step lengths that are no range, and for a network that cannot be cut in two.
+    """
     probe = config.probe
     if not probe.every:
         return None
     low, high, _ = RANGES["mobilenet" if "mobilenet" in config.network.name else "resnet"]
-    etas = evenly_spaced(probe.low or low, probe.high or high, probe.count)
-    path = run.path / "landscapes.jsonl" if run.main else None
+    try:
+        etas = evenly_spaced(probe.low or low, probe.high or high, probe.count)
+    except ValueError as error:
+        raise UserError(f"probe.low, probe.high, probe.count: {error}") from error
+    path = run.path / "landscapes.jsonl" if run is not None and run.main else None
     return LandscapeRecorder(network, etas, probe.every, path, probe.where, probe.batch_norm)
 
 

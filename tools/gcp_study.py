@@ -26,12 +26,13 @@ def study(config: GcpStudy) -> dict:
     from episodes.run import RunFolder, write_text
     from tools import session, study_parts, study_report
     from tools.study_page import write_study_page
-    from tools.study_training import family_of, make_jobs, run_jobs, trained_weights
+    from tools.study_training import check_jobs, family_of, make_jobs, run_jobs, trained_weights
 
     started = time.perf_counter()
     session.check(config)
     study_parts.check_robust(config.robust)
     jobs = make_jobs(config)
+    check_jobs(jobs, config.parts)
     fabric = session.open_fabric(config.machine, config.seed)
     if fabric.world_size > 1:
         raise UserError("tools.gcp_study works in one process: train with tools.classify on several, or --devices 1")

@@ -83,7 +83,10 @@ def check_robust(options: Robust) -> None:
 def check_names(
     corruptions: Sequence[str] | None, perturbations: Sequence[str] | None, severities: Sequence[int]
 ) -> None:
-    """Raise UserError for unknown corruptions, perturbations and severities."""
+    """Raise UserError for unknown corruptions, perturbations and severities, and for lists without any."""
+    for what, names in (("corruptions", corruptions), ("perturbations", perturbations)):
+        if names is not None and not names:
+            raise UserError(f"{what} is an empty list: name at least one, or null for all")
     for name in corruptions or ():
         find_corruption(name)
     for name in perturbations or ():

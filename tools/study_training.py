@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backbones import UserError
 from backbones.gcp import BASES
+from classify.corruptions import LEAST_SIDE
+from classify.networks import measure
 from classify.study_schedules import MOMENTUM, StudySchedule, recipe
 from tools.classify_config import ClassifyTrain, ClassOptim, Network
-from tools.classify_training import train
+from tools.classify_session import design_of
+from tools.classify_training import train, watching
 from tools.study_config import GcpStudy, Pair
 
 HEADS = {"GAP": "gap", "GCP": "gcp"}
@@ -111,6 +114,24 @@ def make_jobs(config: GcpStudy) -> list[Job]:
     if "landscape" in config.parts and config.probe.every == 0:
         raise UserError("probe.every is 0, so that there are no landscapes: raise it, or leave them out of parts")
     return jobs
+
+
+def check_jobs(jobs: list[Job], parts: Sequence[str]) -> None:
+    """Build both networks, and refuse before any training what would stop one of them, or the tests, after hours.
+
+    Raises UserError.
+    """
+    for network in HEADS:
+        job = next(job for job in jobs if job.network == network)
+        design = design_of(job.config.network, job.config.data.size)
+        built = design.build(2)
+        measure(built, design.size)
+        watching(job.config, built, None)
+        if "robustness" in parts and design.size < LEAST_SIDE:
+            raise UserError(
+                f"corruptions need pictures of at least {LEAST_SIDE} pixels, and these have {design.size}: raise "
+                "data.size, or leave robustness out of parts"
+            )
 
 
 def run_jobs(jobs: list[Job], say: Callable[[str], None]) -> dict[Job, dict]:

@@ -118,6 +118,12 @@ def test_robustness_is_the_mean_over_the_seeds(config):
         ({"schedules": Schedules(names=["LRfast", "LRfast"])}, "name each once"),
         ({"schedules": Schedules(stretch=0.0)}, "must be above 0"),
         ({"probe": Probe(every=0)}, "no landscapes"),
+        ({"probe": Probe(every=2, low=80.0)}, "are no range"),
+        ({"probe": Probe(every=2, where="blocks.9")}, "blocks.9"),
+        ({"robust": Robust([])}, "corruptions is an empty list"),
+        ({"network": Pair("conv4", {"width": 8}, reduction=0)}, "use at least 1"),
+        ({"network": Pair("conv5", {})}, "did you mean 'conv4'"),
+        ({"data": ClassData("digits?items=train", "digits?items=test", 16)}, "at least 32 pixels"),
     ],
 )
 def test_what_is_refused_before_training(config, change, message):
