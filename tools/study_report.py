@@ -104,11 +104,13 @@ def _verdicts(first: str, names: Sequence[str], reached: Mapping, lost: Mapping)
     for name in names:
         gap, gcp = (lost[name][network] for network in ("GAP", "GCP"))
         less = [theirs > own for theirs, own in zip(gap["seeds"], gcp["seeds"], strict=True)]
-        seeds = f"of {len(less)} seeds" if len(less) > 1 else "of one seed"
+        seeds = f"less with {sum(less)} of {len(less)} seeds"
+        if len(less) == 1:
+            seeds = "less, with one seed" if less[0] else "no less, with one seed"
         there = "for all networks" if name == "LRfast" else "for all but MobileNetV2 and ResNet-101"
         words.append(
-            f"{name}: GAP loses {gap['mean']:.2f} points, GCP {gcp['mean']:.2f}; GCP loses less with "
-            f"{sum(less)} {seeds}. Published: less, {there}."
+            f"{name}: GAP loses {gap['mean']:.2f} points, GCP {gcp['mean']:.2f}; GCP loses "
+            f"{seeds}. Published: less, {there}."
         )
         share = {net: _mean(by[name]) / max(_mean(by[first]), 1e-12) for net, by in reached.items()}
         short = [network for network, value in share.items() if value < LEARNT]

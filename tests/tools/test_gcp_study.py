@@ -86,7 +86,7 @@ def test_the_report_says_when_a_training_was_too_short(tmp_path):
         section = schedule_section({"LRnorm": [0.1], "LRfast": [0.1]}, reached, lost, {"GAP": 1, "GCP": 2}, tmp_path)
         return " ".join(section.words)
 
-    assert "GCP loses less with 1 of 2 seeds" in words(0.7) and "too short" not in words(0.7)
+    assert "GCP loses less with 1 of 2 seeds." in words(0.7) and "too short" not in words(0.7)
     assert "GAP reached less than half by LRfast" in words(0.02)
 
 
