@@ -116,19 +116,33 @@ def frost(
     image: float,
     weight: float,
     photographs: Sequence[Array] = (),
+    unit: float = 1.0,
 ) -> Array:
     """Lay a random crop of a photograph of frost over the image.
 
     photographs: (H, W, 3) in [0, 1], enlarged by repetition of their edge where too small; none: textures are made.
+    unit: pixels of the image for one at 224 pixels; the crop shows as much of a photograph as there.
     """
-    height, width = x.shape[:2]
+    size = x.shape[:2]
     if not photographs:
-        return image * x + weight * ice((height, width), random)
+        return image * x + weight * ice(size, random)
     picture = photographs[random.randint(len(photographs))]
-    lacking = [(0, max(0, need - have)) for need, have in zip((height, width), picture.shape, strict=False)]
+    needs = [max(1, round(side / unit)) for side in size]
+    lacking = [(0, max(0, need - have)) for need, have in zip(needs, picture.shape, strict=False)]
     picture = np.pad(picture, (*lacking, (0, 0)), mode="symmetric")
-    top, left = (random.randint(0, have - need + 1) for need, have in zip((height, width), picture.shape, strict=False))
-    return image * x + weight * picture[top : top + height, left : left + width]
+    top, left = (random.randint(0, have - need + 1) for need, have in zip(needs, picture.shape, strict=False))
+    return image * x + weight * _resized(picture[top : top + needs[0], left : left + needs[1]], size)
+
+
+def _resized(picture: Array, size: tuple[int, int]) -> Array:
+    """Resize (H, W, 3) in [0, 1], with antialias; one that has the size stays as it is."""
+    if picture.shape[:2] == tuple(size):
+        return picture
+    from PIL import Image
+
+    bands = [Image.fromarray(picture[..., band].astype(np.float32)) for band in range(3)]
+    resized = [np.asarray(band.resize(size[::-1], Image.Resampling.BILINEAR), dtype=np.float64) for band in bands]
+    return np.stack(resized, -1)
 
 
 def _kept(sigma: float) -> float:

@@ -70,7 +70,7 @@ CORRUPTIONS: Mapping[str, Corruption] = {
         ),
         unit=True,
     ),
-    "frost": Corruption(weather.frost, ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))),
+    "frost": Corruption(weather.frost, ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)), unit=True),
     "fog": Corruption(weather.fog, ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4))),
     "brightness": Corruption(noise.brightness, ((0.1,), (0.2,), (0.3,), (0.4,), (0.5,))),
     "contrast": Corruption(noise.contrast, ((0.4,), (0.3,), (0.2,), (0.1,), (0.05,))),

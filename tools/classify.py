@@ -1,4 +1,4 @@
-"""python -m tools.classify train|eval|predict|compare|shards: image classification with first- and second-order networks."""
+"""python -m tools.classify train|eval|predict|compare|shards: image classification, first and second order."""
 
 from __future__ import annotations
 

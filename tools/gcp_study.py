@@ -78,7 +78,7 @@ def study(config: GcpStudy) -> dict:
         "parameters": ", ".join(f"{name} {count:,}" for name, count in found["parameters"].items()),
         "seeds": ", ".join(map(str, config.schedules.seeds)),
         "device": torch.cuda.get_device_name() if fabric.device.type == "cuda" else "CPU",
-        "wall time": f"{found['seconds']:.0f} s",
+        "wall time": f"{found['seconds']:.0f} s" + (" since it was resumed" if config.resume else ""),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "transfer to detection": "comes with the detection tools",

@@ -11,8 +11,9 @@ import torch
 
 from backbones import UserError
 from backbones.errors import nearest
-from classify.corruptions import find_corruption
+from classify.corruptions import corrupt, find_corruption
 from classify.curvature import curvature
+from classify.grid_plot import plot_grid
 from classify.robust_scoring import Trial, score_corruptions, score_perturbations
 from classify.robustness import (
     ALEXNET,
@@ -38,6 +39,7 @@ from tools.study_training import Job
 
 Say = Callable[[str], None]
 CURVATURE_PICTURES = 128
+SEEN = "corrupted.png"  # two pictures under every corruption
 FIGURES = ("mean_error", "mCE", "relative_mCE", "mFP", "mFR", "mT5D")
 
 
@@ -199,6 +201,7 @@ def robustness(tested: Tested, folder: Path, corrupted: str | None = None) -> di
     others = [name for name in VALIDATION_CORRUPTIONS if options.validation_corruptions and name not in names]
     trial = tested.trial(options.limit)
     if corrupted is None:
+        draw_corrupted(trial, names + others, sorted(options.severities)[len(options.severities) // 2], folder)
         found = score_corruptions(trial, names + others, options.severities)
     else:
         found = score_folder(tested, corrupted, names + others, options.severities)
@@ -235,6 +238,17 @@ def robustness(tested: Tested, folder: Path, corrupted: str | None = None) -> di
         "frost": options.frost or "made textures",
         "networks": scores,
     }
+
+
+def draw_corrupted(trial: Trial, names: Sequence[str], severity: int, folder: Path) -> None:
+    """Draw two of the pictures under every corruption, as the networks see them."""
+    pixels, titles = [], []
+    for item in map(int, trial.items[:: max(1, len(trial.items) // 2)][:2]):
+        clean = trial.shown.pixels(item).permute(1, 2, 0).numpy()
+        options = (severity, trial.seed, item, trial.frost, trial.scale_lengths)
+        pixels += [clean, *(corrupt(clean, name, *options) for name in names)]
+        titles += ["clean", *(name.replace("_", " ") for name in names)]
+    plot_grid(np.stack(pixels), titles, folder / SEEN, f"corrupted pictures, severity {severity}", 8)
 
 
 def _scores(values: Mapping, counted: Sequence[str], baseline: Baseline) -> dict:

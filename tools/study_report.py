@@ -15,6 +15,7 @@ from classify.study_plots import (
 )
 from classify.study_published import PUBLISHED_ROBUSTNESS, PUBLISHED_TOP1
 from tools.study_page import PlainTable, Section
+from tools.study_parts import SEEN
 
 LEARNT = 0.5  # share of the first schedule's accuracy below which a gap tells of the training's start alone
 
@@ -140,6 +141,8 @@ def robust_section(found: Mapping, folder: Path) -> Section:
     file = folder / "corruptions.png"
     plot_corruptions(errors, {name: one["clean_error"] for name, one in scores.items()}, file)
     figures = [("Errors on corrupted pictures; dashed: on clean ones", file)]
+    if found["generated"]:
+        figures.append(("Two of the pictures under every corruption, as the networks see them", folder / SEEN))
     if found["sequences"]:
         figures.append(("Flips and top-5 distances of perturbation sequences", folder / "perturbations.png"))
         plot_perturbations(scores, folder / "perturbations.png")

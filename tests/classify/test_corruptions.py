@@ -155,3 +155,16 @@ def test_what_cannot_be_corrupted():
         corrupt(picture(31, 100), "snow", 1)
     with pytest.raises(ValueError, match="uint8"):
         corrupt(picture(64, 64) / 255, "fog", 1)
+
+
+def test_frost_shows_as_much_of_a_photograph_at_every_size():
+    stripes = np.zeros((448, 448, 3))
+    stripes[:, (np.arange(448) // 28) % 2 == 0] = 1.0  # eight dark and bright ones in a crop of 224 pixels
+
+    def changes(side: int) -> int:
+        found = corrupt(np.full((side, side, 3), 40, np.uint8), "frost", 3, frost=[stripes])
+        row = found[side // 2, :, 0] > found.mean()
+        return int((row[1:] != row[:-1]).sum())
+
+    assert abs(changes(224) - 8) <= 1 and abs(changes(32) - changes(224)) <= 2 and abs(changes(448) - 8) <= 2
+    assert changes(64) == pytest.approx(changes(224), abs=2)

@@ -49,7 +49,7 @@ def test_the_whole_study_and_going_on(config, capsys):
     assert set(robust["GCP"]["given"]["CE"]) == {"contrast", "fog"}  # the validation corruptions do not count
     assert "exact" in found["curvature"]["cosines"]
     page = (folder / "index.html").read_text()
-    assert page.count("data:image/png") == 5 and "Fast schedules" in page and "<script" not in page
+    assert page.count("data:image/png") == 6 and "Fast schedules" in page and "<script" not in page
     assert "| GCP |" in (folder / "report.md").read_text()
     capsys.readouterr()
     again = study(replace(config, resume=True))
