@@ -41,8 +41,13 @@ class FeatureMap(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the map (B, C, h, w)."""
         out = self.network.forward_features(x) if self.features == "forward_features" else self.network(x)
-        if isinstance(out, dict):
+        if isinstance(out, dict) and len(out) == 1:
             (out,) = out.values()
+        if not isinstance(out, Tensor):
+            raise UserError(
+                f"{type(self.network).__name__} returns a {type(out).__name__} of {len(out)} and no single map: "
+                "take another network, or one that returns its last map alone"
+            )
         if out.dim() == 3:
             tokens = out[:, self.prefix_tokens :]
             height = round(math.sqrt(tokens.shape[1] * x.shape[2] / x.shape[3]))
@@ -52,6 +57,32 @@ class FeatureMap(nn.Module):
         if out.dim() == 4 and out.shape[1] != self.out_channels and out.shape[3] == self.out_channels:
             return out.permute(0, 3, 1, 2)
         return out
+
+
+@torch.no_grad()
+def feature_map(
+    network: nn.Module,
+    size: int,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+) -> FeatureMap:
+    """Make a backbone of a network of your own: (B, 3, H, W) -> its last map (B, C, h, w), channels first.
+
+    size: side in pixels that the network is meant for; a picture of zeros of this size tells C.
+    mean, std: of the normalisation of images.
+    Raises UserError for a network that returns anything but a map.
+    """
+    weight = next(iter(network.parameters()), torch.zeros(()))
+    training = network.training
+    out = network.eval()(torch.zeros(1, 3, size, size, dtype=weight.dtype, device=weight.device))
+    network.train(training)
+    if not isinstance(out, Tensor) or out.dim() != 4:
+        found = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
+        raise UserError(
+            f"{type(network).__name__} returns {found} and no map (B, C, h, w): cut it before its pooling "
+            "(those of libraries: create_backbone('timm:NAME') or 'torchvision:NAME')"
+        )
+    return FeatureMap(network, "forward", out.shape[1], size, mean, std)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from backbones.classifier import ImageClassifier
-from backbones.errors import UserError, nearest
+from backbones.errors import UserError, nearest, unknown_option
+from backbones.external import feature_map
 from backbones.strides import _evaluating, set_last_stride
 from backbones.zoo import create_backbone
 from moments import (
@@ -64,7 +65,8 @@ def create_pool(name: str, in_channels: int, **options) -> nn.Module:
     try:
         return POOLS[name](in_channels, **options)
     except (TypeError, ValueError) as error:
-        raise UserError(f"pooling '{name}' does not take these options: {error}") from error
+        reason = unknown_option(POOLS[name], options) or error
+        raise UserError(f"pooling '{name}' does not take these options: {reason}") from error
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,14 @@ class Cost:
     multiply_adds: int
 
     def __str__(self) -> str:
-        return f"{self.parameters / 1e6:.2f} M parameters, {self.multiply_adds / 1e9:.3f} G multiply-adds"
+        return f"{_short(self.parameters)} parameters, {_short(self.multiply_adds)} multiply-adds"
+
+
+def _short(count: int) -> str:
+    """Return a count in three figures or more: 2,156, 56.93 M, 6.234 G."""
+    if count < 1e5:
+        return f"{count:,}"
+    return f"{count / 1e6:.2f} M" if count < 1e9 else f"{count / 1e9:.3f} G"
 
 
 @contextmanager
@@ -113,7 +122,8 @@ def with_pooling(
 ) -> ImageClassifier:
     """Put a pooling layer and a linear classifier on a network.
 
-    backbone: a network of `create_backbone`, or its name ("resnet12", "timm:resnet50", "torchvision:vgg16").
+    backbone: a network of `create_backbone`, or its name ("resnet12", "timm:resnet50", "torchvision:vgg16"); a network
+        of your own that returns a map is taken through `backbones.external.feature_map`, for pictures of `size`.
     pool: a key of `POOLS`; options are those of that layer (`iterations`, `order`, `groups`, `alpha`, ...).
     last_stride: 1 keeps the last map twice as large, see `set_last_stride`; the network given is changed.
     reduction: width, or widths one after the other, of 1x1 convolutions before the pooling.
@@ -123,6 +133,10 @@ def with_pooling(
     Raises UserError for unknown names, options, or a stride that the network does not allow.
     """
     backbone = create_backbone(backbone) if isinstance(backbone, str) else backbone
+    if not hasattr(backbone, "out_channels"):
+        if size is None:
+            raise UserError(f"{type(backbone).__name__} is none of covey's backbones: give the size of its pictures")
+        backbone = feature_map(backbone, size)
     layer = create_pool(pool, backbone.out_channels, reduction=reduction, **options)
     plain = cost(ImageClassifier(backbone, None, num_classes), size) if say else None
     if last_stride is not None:

@@ -191,18 +191,20 @@ def detect_layout(keys: Iterable[str]) -> str:
     some = ", ".join(keys[:4])
     raise UserError(
         f"these tensors ({some}{', ...' if len(keys) > 4 else ''}) belong to no network that is known here: "
-        f"layouts are {'; '.join(layout.title for layout in LAYOUTS.values())}"
+        f"layouts are {'; '.join(dict.fromkeys(layout.title for layout in LAYOUTS.values()))}"
     )
 
 
 def from_released(state: Mapping[str, Tensor], layout: str | None = None) -> tuple[str, dict[str, Tensor]]:
     """Rename a published state dict to our names; returns (layout, state dict).
 
-    `module.` of parallel training goes, at the start and after the first part.
+    `module.` of parallel training goes, at the start and after the first part, and `_orig_mod.` of compiled networks.
     layout: a key of `LAYOUTS`; None: detect it.
     Raises UserError for an unknown layout.
     """
-    plain = {re.sub(r"^(module\.)+", "", key).replace(".module.", ".", 1): value for key, value in state.items()}
+    plain = {
+        re.sub(r"^((module|_orig_mod)\.)+", "", key).replace(".module.", ".", 1): value for key, value in state.items()
+    }
     layout = layout or detect_layout(plain)
     return layout, {LAYOUTS[layout].own_key(key): value for key, value in plain.items()}
 

@@ -56,20 +56,28 @@ def _pair(value: int | tuple[int, ...] | str) -> tuple:
 
 def _way(layer: nn.Module) -> str:
     """Tell how a layer can keep the size of its input: "stride" becomes 1, the layer goes ("drop"), or not ("")."""
+    if not hasattr(layer, "padding"):
+        return ""
     kernel, padding = _pair(layer.kernel_size), _pair(layer.padding)
+    dilation = _pair(getattr(layer, "dilation", 1))
+    centred = tuple(d * (k // 2) for d, k in zip(dilation, kernel, strict=True))
     same = type(layer).__name__.endswith("Same")  # timm's layers that pad by themselves
-    if same or (all(k % 2 for k in kernel) and padding == tuple(k // 2 for k in kernel)):
+    if same or (all(k % 2 for k in kernel) and padding == centred):
         return "stride"
     return "drop" if isinstance(layer, nn.MaxPool2d | nn.AvgPool2d) and not any(padding) else ""
 
 
-def _loosen(network: nn.Module, name: str) -> None:
+def _loosen(network: nn.Module, name: str) -> Callable[[], None]:
+    """Let a layer keep the size of its input; returns what undoes it."""
     layer = network.get_submodule(name)
     if _way(layer) == "stride":
-        layer.stride = (1, 1) if isinstance(layer.stride, tuple) else 1
+        owner, attribute, value = layer, "stride", (1, 1) if isinstance(layer.stride, tuple) else 1
     else:
-        parent, _, child = name.rpartition(".")
-        setattr(network.get_submodule(parent), child, nn.Identity())
+        parent, _, attribute = name.rpartition(".")
+        owner, value = network.get_submodule(parent), nn.Identity()
+    before = getattr(owner, attribute)
+    setattr(owner, attribute, value)
+    return lambda: setattr(owner, attribute, before)
 
 
 def set_last_stride(network: nn.Module, stride: int = 1, size: int | None = None) -> nn.Module:
@@ -78,7 +86,8 @@ def set_last_stride(network: nn.Module, stride: int = 1, size: int | None = None
     network: (B, 3, H, W) -> (B, C, h, w), from `create_backbone`. It is changed, and returned.
     stride: 1; 2 leaves the network as it is.
     size: of the picture of zeros that finds the layers; default: the network's `input_size`.
-    Raises UserError where the last stage makes no step of 2, or makes it in a layer that cannot do without (patches).
+    Raises UserError where the last stage makes no step of 2, or makes it in a layer that cannot do without (patches);
+        the network is then as it was.
 
     timm's `output_stride=16` is another network: it dilates the convolutions of the last stage.
     """
@@ -89,18 +98,24 @@ def set_last_stride(network: nn.Module, stride: int = 1, size: int | None = None
     size = size or network.input_size
     last, seen = _watch(network, size)
     steps = [(name, before) for name, before, after in seen if after == last]
+    steps = [
+        step for step in steps if not any(name.startswith(f"{step[0]}.") for name, _ in steps)
+    ]  # layers, no blocks
     halves = steps and all(abs(b - 2 * a) < 2 for _, before in steps for a, b in zip(last, before, strict=True))
     if not halves or not all(_way(network.get_submodule(name)) for name, _ in steps):
         raise UserError(
             f"the last stage of this network (map {last[0]}x{last[1]} of {size} px) has no stride of 2 that can become "
             "1: leave last_stride out"
         )
-    for name, _ in steps:
-        _loosen(network, name)
-    wider, _ = _watch(network, size)
+    undo = [_loosen(network, name) for name, _ in steps]
+    try:
+        wider, reason = _watch(network, size)[0], ""
+    except Exception as error:  # whatever a network does that counts on the size of its last map
+        wider, reason = None, str(error).strip().partition("\n")[0] or type(error).__name__
     if wider != steps[0][1]:
-        raise UserError(
-            f"with stride 1 the last map has {wider[0]}x{wider[1]} positions and not {steps[0][1][0]}x{steps[0][1][1]}:"
-            " leave last_stride out for this network"
-        )
+        for put_back in undo:
+            put_back()
+        wanted = f"{steps[0][1][0]}x{steps[0][1][1]}"
+        what = f"the last map has {wider[0]}x{wider[1]} positions and not {wanted}" if wider else reason
+        raise UserError(f"this network does not take stride 1 in its last stage ({what}): leave last_stride out")
     return network

@@ -78,8 +78,12 @@ def settle_order(
     if order and order != mine:
         changed = {**state, name: reorder_triangle(parts, order, mine).flatten(1)}
         return changed, [f"classifier rearranged from {order} to {mine} order"]
-    found = None if order else triangle_order_hint(parts.flatten(0, 1)) or published
-    if found and found != mine:
+    found = order or triangle_order_hint(parts.flatten(0, 1)) or published
+    if found is None:
+        return dict(state), [
+            f"the order of its triangles does not show in its weights: taken for {mine}, the model's (else say order=)"
+        ]
+    if found != mine:
         raise UserError(
             f"its classifier was trained on triangles in {found} order and the model has {mine} order: build the pool "
             f"with order='{found}', or load with order='{found}' to rearrange the weights (order='{mine}' if that "
@@ -89,13 +93,21 @@ def settle_order(
 
 
 def check_steps(model: nn.Module, state: Mapping[str, Tensor], drop: tuple[str, ...], steps: int | None) -> None:
-    """Raise UserError when a file was trained with another number of Newton-Schulz steps than the model takes.
+    """Raise UserError when a file was trained with another number of Newton-Schulz steps than the model takes, or none.
 
     steps: of the file; None: not known, nothing is checked.
     """
-    mine = getattr(getattr(getattr(model, "pool", None), "power", None), "iterations", None)
-    if steps and mine and mine != steps and _classifier_weight(model, state, drop):
+    power = getattr(getattr(model, "pool", None), "power", None)
+    mine = getattr(power, "iterations", None)
+    if not steps or power is None or mine == steps or not _classifier_weight(model, state, drop):
+        return
+    if mine is None:
+        what = "none at all" if isinstance(power, nn.Identity) else f"the root by {type(power).__name__} in their place"
         raise UserError(
-            f"it was trained with {steps} Newton-Schulz steps and the model takes {mine}, which is another network: "
-            f"build the pool with iterations={steps} (or load with iterations={mine} if that is known to be the file's)"
+            f"it was trained with {steps} Newton-Schulz steps and the model takes {what}, which is another network: "
+            f"build it with isqrt pooling and iterations={steps}, or leave the classifier of the file out"
         )
+    raise UserError(
+        f"it was trained with {steps} Newton-Schulz steps and the model takes {mine}, which is another network: "
+        f"build the pool with iterations={steps} (or load with iterations={mine} if that is known to be the file's)"
+    )

@@ -154,6 +154,32 @@ def test_another_number_of_steps_is_refused(tmp_path):
         load_released(network, path)
 
 
+@pytest.mark.parametrize(("pool", "words"), [("covariance", "none at all"), ("mpn", "the root by EigenPower")])
+def test_a_file_of_roots_is_not_one_of_other_matrices(pool, words, tmp_path):
+    path = tmp_path / "released.pth"
+    torch.save(to_released(small_network().state_dict(), "mpncov"), path)
+    network = with_pooling(create_backbone("torchvision:resnet18"), pool, 3, reduction=16, order="row")
+    with pytest.raises(UserError, match=f"trained with 5 Newton-Schulz steps and the model takes {words}"):
+        load_released(network, path)
+    load_released(network, path, drop=("classifier.",), allow_missing=("classifier.",), say=lambda line: None)
+
+
+def test_an_order_that_does_not_show_is_said(tmp_path):
+    path, lines = tmp_path / "released.pth", []
+    torch.save(to_released(small_network().state_dict(), "mpncov"), path)  # fresh weights
+    load_released(small_network("column"), path, say=lines.append)
+    assert "does not show in its weights: taken for column, the model's (else say order=)" in lines[0]
+    load_released(small_network("row"), path, order="row", say=lines.append)
+    assert "does not show" not in lines[1]
+
+
+def test_files_of_compiled_networks(tmp_path):
+    path, source, target = tmp_path / "compiled.pth", small_network(), small_network()
+    torch.save({f"module._orig_mod.{k}": v for k, v in to_released(source.state_dict(), "mpncov").items()}, path)
+    load_released(target, path, say=lambda line: None)
+    assert torch.equal(target.classifier.weight, source.classifier.weight)
+
+
 def test_bad_arguments():
     for call, message in (
         (lambda: create_pool("isqr", 4), "did you mean 'isqrt'"),
@@ -163,3 +189,44 @@ def test_bad_arguments():
     ):
         with pytest.raises(UserError, match=message):
             call()
+
+
+class Own(nn.Module):
+    """Someone's network: a map, and nothing else that covey's backbones have."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU(), nn.Conv2d(6, 8, 3, 2, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+def test_a_network_of_ones_own():
+    own = Own().train()
+    network = with_pooling(own, "isqrt", 3, reduction=4, last_stride=1, size=32)
+    assert own.training and network.backbone(torch.zeros(1, 3, 32, 32)).shape == (1, 8, 16, 16)
+    assert network.input_size == 32 and len(network.mean) == 3
+    network(torch.rand(2, 3, 32, 40)).sum().backward()
+    with pytest.raises(UserError, match="Own is none of covey's backbones: give the size"):
+        with_pooling(Own())
+    with pytest.raises(UserError, match=r"Sequential returns shape \(1, 3072\) and no map"):
+        with_pooling(nn.Sequential(nn.Flatten()), size=32)
+
+
+def test_a_network_that_counts_on_its_strides_is_refused_and_left_alone():
+    network = create_backbone("timm:efficientformer_l1")
+    strides = {n: m.stride for n, m in network.named_modules() if hasattr(m, "stride")}
+    with pytest.raises(UserError, match=r"does not take stride 1 in its last stage \(.+\): leave last_stride out"):
+        set_last_stride(network, 1)
+    assert strides == {n: m.stride for n, m in network.named_modules() if hasattr(m, "stride")}
+
+
+def test_dilated_layers_have_a_stride_too():
+    network = create_backbone("timm:skresnet18").eval()
+    assert set_last_stride(network, 1)(torch.zeros(1, 3, 64, 64)).shape[2:] == (4, 4)
+
+
+def test_several_maps_are_no_map():
+    with pytest.raises(UserError, match="CrossVit returns a list of 2 and no single map"):
+        create_backbone("timm:crossvit_9_240")(torch.zeros(1, 3, 240, 240))
