@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import inspect
+import typing
+from collections.abc import Callable, Iterable
 
 
 class UserError(ValueError):
@@ -33,3 +35,16 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return f"; known: {', '.join(known)}"
     *most, last = (f"'{other}'" for other in sorted(close, key=lambda other: -alike[other])[:3])
     return f"; did you mean {', '.join(most)}{' or ' if most else ''}{last}?"
+
+
+def unknown_option(builder: Callable, options: Iterable[str]) -> str:
+    """Say which of the options a builder does not know, and what was meant; empty if it knows them all.
+
+    builder: a class, or a function that names the class it returns: what it hands on (**options), that class takes.
+    """
+    parameters = list(inspect.signature(builder).parameters.values())
+    if not inspect.isclass(builder) and any(p.kind is p.VAR_KEYWORD for p in parameters):
+        parameters += inspect.signature(typing.get_type_hints(builder)["return"]).parameters.values()
+    known = {p.name for p in parameters if p.default is not p.empty}  # the others are the builder's own business
+    unknown = [option for option in options if option not in known]
+    return f"it has no option '{unknown[0]}'{nearest(unknown[0], known)}" if unknown else ""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.classifier import ImageClassifier
-from backbones.errors import UserError, nearest
+from backbones.errors import UserError
 from backbones.strides import _evaluating
 
 RESNET_STEM = (("conv1", "bn1", "act1", "maxpool"), ("conv1", "bn1", "relu", "maxpool"))
@@ -53,7 +53,7 @@ def split(network: ImageClassifier, after: str = "stem") -> tuple[Part, Part]:
     """
     parts = ordered_parts(network.backbone)
     if after not in parts:
-        raise UserError(f"this network has no part '{after}'{nearest(after, parts)}: it has {', '.join(parts)}")
+        raise UserError(f"this network has no part '{after}': it has {', '.join(parts)}")
     place = list(parts).index(after) + 1
     chain = list(parts.values())
     first, second = ([module for part in some for module in part] for some in (chain[:place], chain[place:]))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import inspect
-import typing
 from collections.abc import Callable
 
 from torch import nn
@@ -18,7 +16,7 @@ from backbones.eca import (
     eca_resnet101,
     eca_resnet152,
 )
-from backbones.errors import UserError, nearest
+from backbones.errors import UserError, nearest, unknown_option
 from backbones.external import timm_backbone, torchvision_backbone
 from backbones.gsop import (
     gsop_net1_resnet18,
@@ -115,16 +113,8 @@ def create_backbone(name: str, **options) -> nn.Module:
     except UserError:
         raise
     except (TypeError, ValueError) as error:
-        reason = _unknown_option(BACKBONES[name], options) if not model else ""
+        reason = unknown_option(BACKBONES[name], options) if not model else ""
         raise UserError(f"backbone '{name}' does not take these options: {reason or error}") from error
-
-
-def _unknown_option(builder: Callable[..., nn.Module], options: dict) -> str:
-    """Say which of the options the class that `builder` returns does not know; empty if it knows them all."""
-    parameters = inspect.signature(typing.get_type_hints(builder)["return"]).parameters.values()
-    known = [p.name for p in parameters if p.default is not p.empty]  # the others are the builder's own business
-    unknown = [option for option in options if option not in known]
-    return f"it has no option '{unknown[0]}'{nearest(unknown[0], known)}" if unknown else ""
 
 
 def freeze(module: nn.Module) -> nn.Module:

@@ -11,7 +11,7 @@ from torch import nn
 
 from backbones import NETWORKS, SoTHead, SoViTHead, TokenClassifier, UserError, create_backbone, create_network
 from backbones.classifier import ImageClassifier
-from backbones.errors import nearest
+from backbones.errors import nearest, unknown_option
 from backbones.external import FeatureMap
 from backbones.pooled import POOLS, Cost, cost, with_pooling
 from classify.class_token import ClassTokenHead
@@ -43,8 +43,17 @@ class Design:
 
     @classmethod
     def of_card(cls, card: Mapping[str, Any]) -> Design:
-        """Return the design that a card tells."""
-        return cls(**card["design"])
+        """Return the design that a card tells.
+
+        Raises UserError for cards of another version.
+        """
+        try:
+            return cls(**card["design"])
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"the card of this checkpoint does not tell its network in words of this version ({error}): load it "
+                "with the version that wrote it"
+            ) from error
 
     def build(self, num_classes: int) -> nn.Module:
         """Build the network with fresh weights, and note its size where none is given.
@@ -89,7 +98,8 @@ class Design:
         except (TypeError, ValueError) as error:
             if isinstance(error, UserError):
                 raise
-            raise UserError(f"the head '{self.pool}' does not take these options: {error}") from error
+            reason = unknown_option(HEADS[self.pool], options) or error
+            raise UserError(f"the head '{self.pool}' does not take these options: {reason}") from error
 
     def backbone(self) -> tuple[str, dict[str, Any]]:
         """Return name and options for `create_backbone`, by which the few-shot and other rooms rebuild the backbone."""
