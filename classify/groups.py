@@ -19,6 +19,8 @@ def freeze_start(network: nn.Module, count: int | str) -> None:
     Raises UserError where the backbone has no such number of layers.
     """
     layers = [module for module in network.backbone.modules() if any(True for _ in module.parameters(recurse=False))]
+    if count != "backbone" and not str(count).isdecimal():
+        raise UserError(f"network.frozen is {count!r}: give backbone, or how many of its first layers do not train")
     wanted = len(layers) if count == "backbone" else int(count)
     if wanted > len(layers):
         raise UserError(f"network.frozen is {count}, but the backbone has {len(layers)} layers with weights")

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from backbones.errors import UserError, nearest
+from backbones.wording import many
 from classify.mixing import single
 from classify.views import Shown
 from episodes.loaders import Pictures, numbered_loader
@@ -82,12 +83,22 @@ def match_classes(known: Sequence[str], dataset, what: str) -> np.ndarray:
     number = {name: place for place, name in enumerate(known)}
     strange = [name for name in dataset.class_names if name not in number]
     if strange:
+        hint = nearest(strange[0], known)
+        hint = "" if hint.startswith("; known") and len(known) > 20 else hint  # a list of a thousand helps nobody
         raise UserError(
-            f"{what} has {len(strange)} of {len(dataset.class_names)} classes that the network was not trained on, the "
-            f"first is '{strange[0]}'{nearest(strange[0], list(known)[:50])}: the class folders must have the names of "
-            "the training's"
+            f"{what} has {many(len(strange), 'class', 'classes')} of {len(dataset.class_names)} that the network was "
+            f"not trained on: they must have the names of the training's, and the first is '{strange[0]}'{hint}"
         )
     return np.array([number[name] for name in dataset.class_names])
+
+
+def refuse_nan(logits: Tensor) -> None:
+    """Raise UserError where logits (B, K) are no numbers: their order would name a class all the same."""
+    if logits.isnan().any():
+        raise UserError(
+            f"the network answers nan to {int(logits.isnan().any(1).sum())} of {len(logits)} pictures, so that no "
+            "class can be named: its weights are damaged, or its training diverged (lower the rate)"
+        )
 
 
 class ClassScorer:
@@ -118,6 +129,7 @@ class ClassScorer:
         parts, loss = [], 0.0
         with together(team):
             for items, logits in self._answers(model):
+                refuse_nan(logits)
                 labels = torch.from_numpy(self.labels[items])
                 loss += float(F.cross_entropy(logits, labels, reduction="sum"))
                 likely = logits.softmax(1).topk(top)

@@ -14,6 +14,7 @@ from classify.heat import heat_maps
 from classify.heat_plot import ON_PAGE, plot_heat
 from classify.mixing import single
 from classify.networks import count_outputs, measure
+from classify.scoring import refuse_nan
 from classify.views import Shown
 from episodes.progress import Progress
 from episodes.run import write_text
@@ -49,6 +50,7 @@ def predict(config: ClassifyPredict) -> dict:
                 else:
                     with torch.no_grad():
                         logits = single(network(images))
+            refuse_nan(logits)
             shares, places = logits.softmax(1).topk(top)
             answers = [
                 [(names[place], share) for place, share in zip(*row, strict=True)]
@@ -88,7 +90,10 @@ def known_classes(trained: classify_session.Trained, file: str | None) -> list[s
         path = Path(file)
         if not path.is_file():
             raise UserError(f"there is no file '{file}' of class names")
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        try:
+            names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except UnicodeDecodeError as error:
+            raise UserError(f"'{file}' is not a text file: write one class name a line, in UTF-8") from error
         if len(names) != count:
             raise UserError(f"'{file}' names {len(names)} classes and the network tells {count} apart")
         return names

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -165,14 +165,36 @@ def read_network(checkpoint: str | None, options: Network, size: int | None, say
     state, card = read_checkpoint(path)
     if card.get("stage") == "classify":
         design = Design.of_card(card)
+        refuse_another(options, design, path)
         design.size = size or design.size
         names = list(card["class_names"])
     else:
         design, names = design_of(options, size), card.get("class_names")
     count = len(names) if names else _outputs(state, path)
     network = design.build(count)
-    load_start(network, replace(options, weights=str(path)), None, say)
+    try:
+        load_start(network, replace(options, weights=str(path)), None, say)
+    except UserError as error:
+        named = card.get("stage") == "classify" or options != replace(Network(), weights=options.weights)
+        if named or "another architecture" not in str(error):
+            raise
+        raise UserError(
+            f"{path} does not tell its network, and it is not {design.name}: name it, --network.name and, of a "
+            "backbone with a pooling layer, --network.pool"
+        ) from error
     return Trained(network.eval(), design, card, names)
+
+
+def refuse_another(options: Network, design: Design, path: str) -> None:
+    """Raise UserError where the options name another network than the card of a file does."""
+    plain, own = Network(), asdict(design)
+    for name in ("name", "pool", "options", "pool_options", "last_stride", "reduction", "dropout"):
+        asked = getattr(options, name)
+        if asked not in (getattr(plain, name), own[name]):
+            raise UserError(
+                f"{path} is of {design.name}{f' with {design.pool}' if design.pool else ''}, as its card says, with "
+                f"{name} {own[name]}: leave network.{name} {asked} out"
+            )
 
 
 def _outputs(state: dict[str, Tensor], path: str) -> int:

@@ -59,6 +59,7 @@ def train(config: ClassifyTrain) -> dict:
         )  # fmt: skip
         model, optimizer, schedule = prepare(config, network, rate, len(batches))
         validate = val and ClassScorer(fabric, val, names, config.data.val, optim.batch_size, config.data.workers)
+        watching(config, network, None)  # refuses what cannot be probed before a folder is made
         run = session.open_run(config, fabric)
         watch = watching(config, network, run)
     say(announce(config, design, pictures, val, names, run.path))

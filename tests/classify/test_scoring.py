@@ -10,7 +10,7 @@ from torch import nn
 
 from backbones import UserError
 from classify.confusion import write_answers, write_classes
-from classify.scoring import ClassScorer
+from classify.scoring import ClassScorer, match_classes
 from classify.views import Shown, View
 from episodes.dataset import ArraySet
 
@@ -63,8 +63,26 @@ def test_classes_are_matched_by_name(dataset):
     names = ["other", *reversed(CLASSES)]
     found = scorer(dataset, names)
     assert [names[label] for label in found.labels] == [CLASSES[label] for label in dataset.labels]
-    with pytest.raises(UserError, match="1 of 7 classes that the network was not trained on, the first is 'c6'"):
+    with pytest.raises(UserError, match="1 class of 7 that the network was not trained on.*, and the first is 'c6'"):
         scorer(dataset, CLASSES[:6])
+
+
+def test_many_classes_are_not_listed(dataset):
+    """The one that was meant is found among a thousand; where none is like it, nothing is listed."""
+    thousand = [f"n{number:08d}" for number in range(1000)]
+    with pytest.raises(UserError, match="the first is 'c0'$"):
+        match_classes(thousand, dataset, "pictures")
+    with pytest.raises(UserError, match="did you mean 'C0'"):
+        match_classes([*thousand, "C0"], dataset, "pictures")
+
+
+def test_answers_that_are_no_numbers_are_no_accuracy(dataset):
+    class Broken(Brightness):
+        def forward(self, images):
+            return super().forward(images).where(images.flatten(1).mean(1, keepdim=True) < 0.5, float("nan"))
+
+    with pytest.raises(UserError, match="answers nan to"):
+        scorer(dataset).score(Broken())
 
 
 def test_tables(dataset, tmp_path):
