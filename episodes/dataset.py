@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from .errors import UserError, nearest
-from .rgb import to_rgb
+from .rgb import reason, to_rgb
 
 
 @runtime_checkable
@@ -81,8 +81,8 @@ class FileSet:
             image = to_rgb(self.read(self.names[index]))
         except (OSError, SyntaxError, ValueError, EOFError) as error:
             raise UserError(
-                f"cannot read image {self.where(index)} ({error}): replace or delete the file, "
-                "or open the set with skip_broken=True to leave such files out"
+                f"cannot read image {self.where(index)} ({reason(error)}): replace or delete the "
+                "file, or leave such files out with --skip-broken (in Python skip_broken=True)"
             ) from error
         return image, int(self.labels[index])
 

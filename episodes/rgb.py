@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -30,3 +30,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         usual = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
         white = next((level for level in usual if brightest <= level), brightest)
     return Image.fromarray(np.rint(np.clip(pixels / white, 0, 1) * 255).astype(np.uint8))
+
+
+def reason(error: Exception) -> str:
+    """Say why a picture cannot be read; PIL alone would name the object that it was given, with its address."""
+    return "it is no picture, or of an unknown kind" if isinstance(error, UnidentifiedImageError) else str(error)

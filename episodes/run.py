@@ -63,22 +63,32 @@ def _commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def check_run(path: str | Path, resume: bool = False, overwrite: bool = False) -> None:
+def check_run(path: str | Path, resume: bool = False, overwrite: bool = False, resumable: bool = True) -> None:
     """Refuse a run folder before any long work and without creating it; `RunFolder` then creates it.
 
+    resumable: whether the job has an option to go on, which a message may then name.
     Raises UserError when it holds a run that is neither to be resumed nor to be overwritten, or cannot be written.
     """
     path = Path(path)
     if (path / "config.yaml").is_file() and not (resume or overwrite):
         raise UserError(
-            f"{path} already holds a run: give another --run, or --resume true to go on with it, "
-            "or --overwrite true to replace it"
+            f"{path} already holds a run: give another --run, "
+            f"{'or --resume true to go on with it, ' if resumable else ''}or --overwrite true to replace it"
         )
+    check_folder(path, "the run folder", "--run")
+
+
+def check_folder(path: str | Path, what: str, option: str) -> None:
+    """Refuse a folder that cannot be written, without creating it.
+
+    what, option: name the folder and its option in the message. Raises UserError.
+    """
+    path = Path(path)
     there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     if not there.is_dir():
-        raise UserError(f"cannot write to the run folder {path} ({there} is a file): give another --run")
+        raise UserError(f"cannot write to {what} {path} ({there} is a file): give another {option}")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write to the run folder {path} ({there} is read-only): give another --run")
+        raise UserError(f"cannot write to {what} {path} ({there} is read-only): give another {option}")
 
 
 def _flatten(config: Mapping, prefix: str = "") -> dict[str, object]:

@@ -338,6 +338,8 @@ class ClassifyShards:
         size: shrink pictures to this shorter side; null copies files as they are.
         quality: of JPEG, where pictures are written anew.
         seed: of the order, in which classes are mixed.
+        skip_broken: leave out files that cannot be read, with their names in a warning.
+        download: let torchvision fetch a data set that is absent.
         overwrite: replace shards of the same name.
     """
 
@@ -348,4 +350,6 @@ class ClassifyShards:
     size: int | None = None
     quality: int = 95
     seed: int = 1
+    skip_broken: bool = False
+    download: bool = False
     overwrite: bool = False

@@ -50,11 +50,13 @@ def score(config: study_config.RobustScore) -> dict:
 
 def corrupt(config: study_config.CorruptFolder) -> dict:
     """Write corrupted pictures; returns how many."""
+    from episodes.run import check_folder
     from tools.limits import check_numbers
     from tools.study_folders import write_corrupted
     from tools.study_parts import check_names
 
     check_numbers(config)
+    check_folder(config.out, "the folder of the corrupted pictures", "--out")
     check_names(config.corruptions, None, config.severities)
     found = write_corrupted(config)
     print(f"{found['written']} files of {found['pictures']} pictures written to {config.out}")

@@ -39,7 +39,7 @@ from tools.limits import check_numbers
 def check(config) -> None:
     """Refuse, before anything is opened, options out of their range and a run folder that cannot be used."""
     check_numbers(config)
-    check_run(config.run, getattr(config, "resume", False), config.overwrite)
+    check_run(config.run, getattr(config, "resume", False), config.overwrite, hasattr(config, "resume"))
 
 
 def together(fabric) -> contextlib.AbstractContextManager[None]:

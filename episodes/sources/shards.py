@@ -28,7 +28,7 @@ from PIL import Image
 from ..dataset import FileSet
 from ..errors import UserError
 from ..progress import Progress
-from ..rgb import to_rgb
+from ..rgb import reason, to_rgb
 from .cache import cache_folder, cached_arrays
 from .folder import IMAGE_SUFFIXES
 
@@ -97,7 +97,7 @@ class ShardSet(FileSet):
                 return to_rgb(image), int(self.labels[index])
         except (OSError, SyntaxError, ValueError, EOFError) as error:
             raise UserError(
-                f"cannot read image {self.where(index)} ({error}): write the shard again, "
+                f"cannot read image {self.where(index)} ({reason(error)}): write the shard again, "
                 "or leave such pictures out with --skip-broken"
             ) from error
 

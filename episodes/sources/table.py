@@ -120,8 +120,14 @@ def _kind_of_path(source: str) -> str:
         return "shards"
     if path.suffix.lower() in kinds and path.is_file():
         return kinds[path.suffix.lower()]
+    if path.is_file() and ".tar." in path.name:
+        raise UserError(
+            f"'{source}' is a compressed shard, of which no picture can be read alone: unpack it to a .tar file"
+        )
     if path.is_file():
-        raise UserError(f"'{source}' is a file of an unknown kind: give a folder, or a .json, .csv, .npz or .zip file")
+        raise UserError(
+            f"'{source}' is a file of an unknown kind: give a folder, or a .json, .csv, .npz, .zip or .tar file"
+        )
     word, colon, _ = source.partition(":")
     hint = nearest(word, SOURCES) if colon and "/" not in word else _near_path(source)
     raise UserError(f"there is no file, folder or source '{source}'{hint}")

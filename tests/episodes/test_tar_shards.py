@@ -144,7 +144,7 @@ def test_a_broken_picture_is_named_and_can_be_left_out(tmp_path):
         "c.cls": b"1",
     }
     path = shard(tmp_path / "x.tar", files)
-    with pytest.raises(UserError, match="cannot read image 'x.tar:b.png'.*--skip-broken"):
+    with pytest.raises(UserError, match=r"cannot read image 'x.tar:b.png' of .* \(it is no picture.*--skip-broken"):
         open_dataset(str(path))[1]
     with pytest.warns(UserWarning, match="1 of 3 images cannot be read and are left out: x.tar:b.png"):
         assert len(open_dataset(str(path), skip_broken=True)) == 2

@@ -15,11 +15,12 @@ import torch
 from PIL import Image
 
 from backbones import UserError, read_checkpoint
+from backbones.checkpoint import save_tensors
 from classify.networks import Design
 from tests.tools import tiny
 from tests.tools.tiny_classify import eval_options, history, network, train_options
 from tools.classify import evaluate, main, predict, shards, train
-from tools.classify_config import ClassifyPredict, ClassifyShards, Network, TestData
+from tools.classify_config import ClassifyPredict, ClassifyShards, Network, Probe, TestData
 from tools.evaluate import evaluate as evaluate_episodes
 from tools.meta_train import meta_train
 
@@ -155,9 +156,9 @@ def test_some_of_the_classes_are_enough_and_others_are_none(tmp_path, trained):
     some = tiny.folder(tmp_path / "some", 3, 4)
     assert evaluate(eval_options(tmp_path / "a", trained, str(some)))["classes"] == 5
     (some / "class1").rename(some / "clas1")
-    with pytest.raises(UserError, match="1 of 3 classes that the network was not trained on.*did you mean 'class1'"):
+    with pytest.raises(UserError, match="1 class of 3 that the network was not trained on.*did you mean 'class1'"):
         evaluate(eval_options(tmp_path / "b", trained, str(some)))
-    with pytest.raises(UserError, match="val.* has 1 of 3 classes|some has 1 of 3 classes"):
+    with pytest.raises(UserError, match="some has 1 class of 3 that"):
         train(train_options(tmp_path / "c", str(tiny.folder(tmp_path / "five", 5, 4)), str(some)))
     assert not (tmp_path / "c").exists()
 
@@ -254,6 +255,8 @@ def test_what_is_the_same_by_other_ways(tmp_path, pictures):
         ({"regular": {"average": 1.0}}, "regular.average must be in \\[0, 1\\)"),
         ({"data": {"flip": 1.5}}, "data.flip must be in \\[0, 1\\]"),
         ({"network": network(frozen="99")}, "the backbone has 8 layers"),
+        ({"network": network(frozen="bakbone")}, "network.frozen is 'bakbone': give backbone"),
+        ({"probe": Probe(2, low=5.0, high=1.0)}, "probe.low, probe.high, probe.count: .*no range"),
     ],
 )
 def test_bad_options_are_told_before_anything_is_written(tmp_path, pictures, changes, words):
@@ -269,6 +272,57 @@ def test_one_class_and_no_pictures(tmp_path, trained):
         evaluate(replace(eval_options(tmp_path / "run", trained, ""), data=TestData()))
     with pytest.raises(UserError, match="--query"):
         predict(ClassifyPredict(str(tmp_path / "run"), str(trained), machine=tiny.CPU))
+
+
+def test_options_do_not_speak_against_a_card(tmp_path, pictures, trained):
+    with pytest.raises(UserError, match="is of conv4 with isqrt.*leave network.pool gap out"):
+        evaluate(eval_options(tmp_path / "a", trained, str(pictures), network=Network(pool="gap")))
+    state, card = read_checkpoint(trained)
+    save_tensors(state, tmp_path / "bare.safetensors")
+    with pytest.raises(UserError, match="does not tell its network, and it is not gcp_resnet18: name it"):
+        evaluate(eval_options(tmp_path / "b", tmp_path / "bare.safetensors", str(pictures), data={"size": 64}))
+    del card["design"]
+    save_tensors(state, tmp_path / "other.safetensors", card)
+    with pytest.raises(UserError, match="card of this checkpoint does not tell its network"):
+        evaluate(eval_options(tmp_path / "c", tmp_path / "other.safetensors", str(pictures)))
+
+
+def test_shards_are_refused_before_and_broken_pictures_left_out(tmp_path, capsys):
+    broken = tiny.folder(tmp_path / "broken", 2, 4)
+    (broken / "class0" / "0.png").write_bytes(b"no picture")
+    out = tmp_path / "shards"
+    with pytest.raises(UserError, match=r"0\.png' \(it is no picture.*--skip-broken"):
+        shards(ClassifyShards(str(broken), str(out)))
+    with pytest.raises(UserError, match=r"cannot write to the folder of the shards .*is a file.*--out"):
+        shards(ClassifyShards(str(broken), str(broken / "class0" / "1.png")))
+    with pytest.raises(UserError, match="leave out slashes"):
+        shards(ClassifyShards(str(broken), str(out), "a/b"))
+    with pytest.warns(UserWarning, match="1 of 8 images cannot be read"):
+        shards(ClassifyShards(str(broken), str(out), skip_broken=True))
+    assert "7 pictures of 2 classes" in capsys.readouterr().out
+
+
+def test_a_test_that_is_there_already_names_no_option_that_it_lacks(tmp_path, pictures, trained):
+    evaluate(eval_options(tmp_path, trained, str(pictures)))
+    with pytest.raises(UserError, match="holds a run: give another --run, or --overwrite true"):
+        evaluate(eval_options(tmp_path, trained, str(pictures)))
+
+
+def test_damaged_weights_and_names_give_no_answer(tmp_path, pictures, trained):
+    state, card = read_checkpoint(trained)
+    save_tensors(
+        {**state, "classifier.bias": state["classifier.bias"] * float("nan")}, tmp_path / "nan.safetensors", card
+    )
+    config = ClassifyPredict(
+        str(tmp_path / "run"), str(tmp_path / "nan.safetensors"), [str(pictures)], machine=tiny.CPU
+    )
+    with pytest.raises(UserError, match="answers nan to 32 of 32 pictures"):
+        predict(config)
+    (tmp_path / "names.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="names.txt' is not a text file"):
+        predict(
+            replace(config, run=str(tmp_path / "new"), checkpoint=str(trained), class_names=str(tmp_path / "names.txt"))
+        )
 
 
 def test_jobs(capsys):
