@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from backbones.errors import UserError, nearest
 from backbones.normalisation import IMAGENET_MEAN, IMAGENET_STD
+from backbones.strides import _evaluating
 
 
 class FeatureMap(nn.Module):
@@ -59,7 +60,6 @@ class FeatureMap(nn.Module):
         return out
 
 
-@torch.no_grad()
 def feature_map(
     network: nn.Module,
     size: int,
@@ -73,9 +73,8 @@ def feature_map(
     Raises UserError for a network that returns anything but a map.
     """
     weight = next(iter(network.parameters()), torch.zeros(()))
-    training = network.training
-    out = network.eval()(torch.zeros(1, 3, size, size, dtype=weight.dtype, device=weight.device))
-    network.train(training)
+    with _evaluating(network):
+        out = network(torch.zeros(1, 3, size, size, dtype=weight.dtype, device=weight.device))
     if not isinstance(out, Tensor) or out.dim() != 4:
         found = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
         raise UserError(

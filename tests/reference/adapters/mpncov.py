@@ -145,15 +145,14 @@ def whole_network(case: Case) -> Result:
     network, layout = pooled_network(case)
 
     def forward(x: torch.Tensor) -> dict[str, torch.Tensor]:
-        features = network.backbone(x)
-        values = {"out": network.classifier(network.dropout(network.pool(features)))}
-        if case.args["layout"] == "standalone":
-            with torch.no_grad():
-                network.pool.eval()
-                values["reduced"] = network.pool.reduce(features)
-                values["covariance"] = covariance(values["reduced"])
-                values["sqrt"] = network.pool.power(values["covariance"])
-        return values
+        if case.args["layout"] != "standalone":
+            return {"out": network(x)}
+        reduced = network.pool.reduce(network.backbone(x))
+        second = covariance(reduced)
+        root = network.pool.power(second)
+        vector = upper_triangle(root, network.pool.order) if network.pool.vectorize else root.flatten(1)
+        logits = network.classifier(network.dropout(vector))
+        return {"out": logits, "reduced": reduced, "covariance": second, "sqrt": root}
 
     hashes = {f"pool.{name}" for name, _ in network.pool.named_buffers()} if case.args.get("projDim") else set()
     return run_module(network, case, network_key(layout), forward, keep=hashes)
