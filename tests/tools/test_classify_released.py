@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from backbones import UserError, create_network
+from backbones.pooled import vgg_classifier, with_classifier, with_pooling
 from backbones.released import to_released
 from moments import reorder_triangle
 from tests.tools import tiny
 from tests.tools.tiny_classify import eval_options, network, train_options
 from tools.classify import evaluate, predict, train
 from tools.classify_config import ClassifyPredict, Network
+from tools.classify_session import design_of, load_start
 
 ONE = Network("gcp_resnet18", options={"reduction": 8})
 
@@ -101,3 +103,21 @@ def test_another_network_and_no_name(tmp_path, pictures, published):
         evaluate(eval_options(tmp_path, published, str(pictures), network=Network("gcp_resnet34"), data={"size": 32}))
     with pytest.raises(UserError, match="no checkpoint at"):
         evaluate(eval_options(tmp_path, tmp_path / "nowhere.pth", str(pictures)))
+
+
+def test_three_layers_of_a_published_vgg_make_way_for_one(tmp_path, capsys):
+    """Fine-tuning replaces them all by one linear layer; covariance pooling and its reduction come from the file."""
+    source = with_pooling("torchvision:vgg11_bn", "isqrt", 5, last_stride=1, reduction=8, size=64)
+    source = with_classifier(source, vgg_classifier(36, 5, width=16))
+    state = {f"module.{key}": value for key, value in to_released(source.state_dict(), "mpncov_plain").items()}
+    torch.save({"state_dict": state}, tmp_path / "vgg.pth")
+    options = Network("torchvision:vgg11_bn", "isqrt", last_stride=1, reduction=8, weights=str(tmp_path / "vgg.pth"))
+    target = design_of(options, 64).build(3)
+    load_start(target, options, ["a", "b", "c"], print)
+    assert "starting fresh: classifier" in capsys.readouterr().out
+    assert_same(source.backbone.state_dict(), target.backbone.state_dict())
+    assert_same(source.pool.state_dict(), target.pool.state_dict())
+
+
+def assert_same(one: dict, other: dict) -> None:
+    assert one.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in one.items())
