@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from backbones.classifier import ImageClassifier
+from backbones.errors import UserError
 from backbones.pooled import with_pooling
 from backbones.zoo import create_backbone
 
@@ -19,8 +20,8 @@ def study_network(
     name: str,
     num_classes: int = 1000,
     *,
-    reduction: int = 256,
-    iterations: int = 5,
+    reduction: int | None = None,
+    iterations: int | None = None,
     dropout: float | None = None,
     **options,
 ) -> ImageClassifier:
@@ -29,9 +30,10 @@ def study_network(
     name: "gcp_" or "gap_" and the base ("gcp_resnet50", "gap_mobilenet_v2"). "gcp": 1x1 reduction, batch norm, ReLU
         (ReLU6 on the light networks), covariance, Newton-Schulz root, triangle row by row; ResNets then keep stage 4
         at stride 1. "gap": the plain network.
-    reduction, iterations: of "gcp" alone; released: 256 (also 128 and 160) and 5.
+    reduction, iterations: of "gcp" alone; None: as released, 256 (also 128 and 160) and 5.
     dropout: before the classifier; None: 0.2 for MobileNetV2 as released, else none.
     options: of the backbone.
+    Raises UserError for options that the network has no use for.
     """
     head, _, base = name.partition("_")
     light = base not in RESNETS
@@ -40,7 +42,11 @@ def study_network(
     else:
         backbone = create_backbone(f"timm:{base}", **{"zero_init_last": False, **options})
     pooling = {"pool": "gap"}
+    for option, value in (("reduction", reduction), ("iterations", iterations)):
+        if head == "gap" and value is not None:
+            raise UserError(f"'{name}' has average pooling and no {option}: take gcp_{base}, or leave {option} out")
     if head == "gcp":
+        reduction, iterations = (256 if reduction is None else reduction), (5 if iterations is None else iterations)
         pooling = {"pool": "isqrt", "reduction": reduction, "iterations": iterations}
         pooling |= {"activation": "relu6"} if light else {"last_stride": 1}
     if dropout is None:

@@ -24,5 +24,7 @@ def test_unknown_names_and_options():
         create_network("so_vit_8")
     with pytest.raises(UserError, match="'attention'"):
         create_network("gsop_net1_resnet18", atention="channel")
+    with pytest.raises(UserError, match="'gap_resnet18' has average pooling and no reduction: take gcp_resnet18"):
+        create_network("gap_resnet18", reduction=128)
     with pytest.raises(UserError, match="head of 'so_vit_7'.*dimensions"):
         create_network("so_vit_7", head={"dimensions": 3})
