@@ -38,6 +38,8 @@ def predict(config: ClassifyPredict) -> dict:
     session.lay_out(trained.network, config.machine)
     network = trained.network.to(fabric.device).eval()
     run = session.open_run(config, fabric)
+    for old in run.path.glob("heat_*.png"):
+        old.unlink()  # of earlier answers, which --overwrite replaces, and which may have been more
     top, rows, pages = min(config.top, len(names)), [], []
     with Progress(len(dataset), "looking at pictures") as bar:
         for start in range(0, len(dataset), config.batch_size):

@@ -178,6 +178,11 @@ def read_network(checkpoint: str | None, options: Network, size: int | None, say
         named = card.get("stage") == "classify" or options != replace(Network(), weights=options.weights)
         if named or "another architecture" not in str(error):
             raise
+        if (stage := card.get("stage")) is not None:
+            raise UserError(
+                f"{path} holds weights of another script (stage {stage}), which tools.evaluate tests; to train a "
+                "classifier from them: tools.classify train --network.weights"
+            ) from error
         raise UserError(
             f"{path} does not tell its network, and it is not {design.name}: name it, --network.name and, of a "
             "backbone with a pooling layer, --network.pool"

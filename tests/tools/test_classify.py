@@ -176,6 +176,8 @@ def test_answers_with_heat_maps(tmp_path, pictures, trained):
     lines = (tmp_path / "run" / "answers.csv").read_text().splitlines()
     assert lines[0] == "file,class_1,probability_1,class_2,probability_2" and len(lines) == 4
     assert (tmp_path / "run" / "heat_001.png").read_bytes().startswith(b"\x89PNG")
+    predict(replace(config, heat=0, overwrite=True))
+    assert not list((tmp_path / "run").glob("heat_*.png"))  # those of the earlier answers are gone
 
 
 @pytest.mark.parametrize("pool", ["isqrt", "bdc"])
@@ -281,6 +283,9 @@ def test_options_do_not_speak_against_a_card(tmp_path, pictures, trained):
     save_tensors(state, tmp_path / "bare.safetensors")
     with pytest.raises(UserError, match="does not tell its network, and it is not gcp_resnet18: name it"):
         evaluate(eval_options(tmp_path / "b", tmp_path / "bare.safetensors", str(pictures), data={"size": 64}))
+    save_tensors(state, tmp_path / "few.safetensors", {"stage": "pretrain"})
+    with pytest.raises(UserError, match=r"weights of another script \(stage pretrain\), which tools.evaluate tests"):
+        evaluate(eval_options(tmp_path / "b", tmp_path / "few.safetensors", str(pictures), data={"size": 64}))
     del card["design"]
     save_tensors(state, tmp_path / "other.safetensors", card)
     with pytest.raises(UserError, match="card of this checkpoint does not tell its network"):
