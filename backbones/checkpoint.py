@@ -244,6 +244,12 @@ def load_state(
             f"{path} is a checkpoint of another architecture: {'; '.join(problems) or 'no key matches'}. "
             "Build the model that it was saved from, or name prefixes to drop."
         )
+    trained = {name for name, _ in model.named_parameters()}
+    broken = [key for key in report.matched if key in trained and not state[key].isfinite().all()]
+    if broken:
+        raise UserError(
+            f"{path} has weights that are no numbers ({_some(broken)}): its training has failed; take an earlier file"
+        )
     model.load_state_dict({key: state[key] for key in report.matched}, strict=False)
     return report
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from backbones import UserError
+from backbones.pooled import Cost, cost
 from classify.comparison import Rival, summary, time_in_turns, train_step
 from classify.comparison_plot import plot_comparison
 from classify.confusion import write_answers
@@ -48,8 +49,8 @@ def compare(config: ClassifyCompare) -> dict:
         metrics = [trainings.train(job) for job in jobs]
         right = [tester.right(job) for job in jobs]
         rival = Rival(
-            entry.name, torch.tensor(right).numpy(), entry.against, metrics[0]["parameters"],
-            metrics[0]["multiply_adds"], jobs[0].optim.lr, tried, sum(m["seconds"] for m in metrics) / len(metrics),
+            entry.name, torch.tensor(right).numpy(), entry.against, tester.cost.parameters,
+            tester.cost.multiply_adds, jobs[0].optim.lr, tried, sum(m["seconds"] for m in metrics) / len(metrics),
         )  # fmt: skip
         mean, width = rival.accuracy
         print(f"{entry.name}: top-1 {100 * mean:.2f} ± {100 * width:.2f} %")
@@ -71,16 +72,17 @@ def compare(config: ClassifyCompare) -> dict:
 
 
 class Tester:
-    """Tests trained networks on the same pictures."""
+    """Tests trained networks on the same pictures. count: of the pictures; cost: of the last network."""
 
     def __init__(self, fabric, test: str, config: ClassifyCompare) -> None:
-        self.fabric, self.test, self.config, self.count = fabric, test, config, 0
+        self.fabric, self.test, self.config, self.count, self.cost = fabric, test, config, 0, Cost(0, 0)
         size = config.data.size or 224
         self._dataset = classify_session.open_classes(test, config.data, size)  # refused now, not after the trainings
 
     def right(self, job: ClassifyTrain) -> list[bool]:
         """Return, for every picture, whether the network of a training is right; its answers lie beside it."""
         trained = classify_session.read_network(f"{job.run}/best.safetensors", Network(), None, lambda _: None)
+        self.cost = cost(trained.network, trained.design.size)
         view = classify_testing.view_of(TestData(), trained)
         shown = Shown(self._dataset, view, trained.network.mean, trained.network.std)
         scorer = ClassScorer(

@@ -196,3 +196,14 @@ def test_garbage_is_one_sentence(tmp_path_factory, content):
     path.write_bytes(content)
     with pytest.raises(UserError, match="is no readable checkpoint|holds no state dict|running code from a file"):
         read_checkpoint(path)
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    model = create_backbone("conv4", width=4)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    before = model.blocks[0][0].weight.detach().clone()
+    state["blocks.0.0.weight"][0, 0, 0, 0] = torch.nan
+    torch.save(state, tmp_path / "nan.pth")
+    with pytest.raises(UserError, match=r"weights that are no numbers \(blocks.0.0.weight\)"):
+        load_weights(model, tmp_path / "nan.pth")
+    assert torch.equal(model.blocks[0][0].weight, before)
