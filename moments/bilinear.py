@@ -46,4 +46,4 @@ def compact_bilinear_vector(x: Tensor, bins: Tensor, sign1: Tensor, sign2: Tenso
     x = x.flatten(2)
     moment = covariance(x, centred=False) * x.shape[2]
     signs = sign1.to(moment.dtype)[:, None] * sign2.to(moment.dtype)
-    return moment.new_zeros(len(x), size).index_add(1, bins, (moment * signs).flatten(1))
+    return moment.new_zeros(x.shape[0], size).index_add(1, bins, (moment * signs).flatten(1))

@@ -76,5 +76,5 @@ def gaussian_matrix(x: Tensor, beta: float | Tensor = 1.0) -> Tensor:
     second = covariance(x)
     with torch.autocast(x.device.type, enabled=False):
         mean = beta * x.flatten(2).to(second.dtype).mean(dim=2, keepdim=True)
-        one = mean.new_ones(len(mean), 1, 1)
+        one = mean.new_ones(mean.shape[0], 1, 1)
         return torch.cat([torch.cat([second + mean * mean.mT, mean], 2), torch.cat([mean.mT, one], 2)], 1)

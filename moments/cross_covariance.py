@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from moments.bilinear import signed_root
 from moments.reduction import channel_reduction
 from moments.svpn import SVPN
+from moments.unit_length import unit_length
 
 CENTRES = ("reference", "exact")
 
@@ -80,13 +82,11 @@ class CrossCovariance(nn.Module):
 
 
 class ElementwisePower(nn.Module):
-    """sign(x) sqrt(|x| + eps), then unit length along axis 1."""
-
-    eps = 1e-8
+    """sign(x) sqrt(|x| + 1e-8), then unit length along axis 1."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (B, m, n)."""
-        return nn.functional.normalize(x.sign() * (x.abs() + self.eps).sqrt(), dim=1)
+        return unit_length(signed_root(x))
 
 
 class Division(nn.Module):
@@ -103,12 +103,22 @@ class Division(nn.Module):
         return x / (self.value if self.weight is None else self.weight)
 
 
+class MatrixNorm(nn.LayerNorm):
+    """Layer norm of float32 matrices whatever the precision of its weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise along the last axis."""
+        return nn.functional.layer_norm(
+            x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps
+        )
+
+
 NORMS = {
     "svpn": lambda width, options: SVPN(width, start_axis="column", **options),
     "sqrt_d": lambda width, options: Division(width, learnt=False),
     "sqrt_t": lambda width, options: Division(width, learnt=True),
     "power": lambda width, options: ElementwisePower(),
-    "layer": lambda width, options: nn.LayerNorm(width),
+    "layer": lambda width, options: MatrixNorm(width),
     "none": lambda width, options: nn.Identity(),
 }
 
@@ -153,4 +163,4 @@ class MultiHeadCovariance(nn.Module):
         parts = self.project(tokens).unflatten(2, (2, self.heads, self.width)).permute(2, 0, 3, 1, 4)
         q, k = parts.flatten(1, 2)  # each (B H, N, w)
         matrices = token_covariance(q, k, centre=self.centre)
-        return self.dropout(self.norm(matrices).reshape(tokens.shape[0], -1))
+        return self.dropout(self.norm(matrices).reshape(tokens.shape[0], self.out_dim))

@@ -75,7 +75,7 @@ class ChannelScale(nn.Module):
         frames = x.transpose(1, 2).flatten(0, 1) if x.dim() == 5 else x
         z = self.reduce_norm(self.reduce(frames)).relu()
         if x.dim() == 5:
-            z = z.unflatten(0, (x.shape[0], -1)).transpose(1, 2)
+            z = z.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
         rows = _normalised_rows(covariance(z), self.row_norm)
         scale = self.expand(filter_rows(rows, self.row_conv.weight, self.row_conv.bias)).sigmoid()
         return scale[..., None] if x.dim() == 5 else scale

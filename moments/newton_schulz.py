@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from moments.transforms import merge_axis
+
 NORMS = ("trace", "frobenius")
 # Rounding grows from here on: in float32 the error rises again, and about step 30 the iteration overflows.
 MANY_STEPS = 15
@@ -139,7 +141,7 @@ def _root_back(
     if norm == "trace":
         result.diagonal(dim1=1, dim2=2).add_(by_size[:, :, 0])
         return result
-    return result.addcmul_(matrix, by_size / size)
+    return result.add_(matrix * (by_size / size))
 
 
 def _plain_root(matrix: Tensor, iterations: int, eps: float, norm: str) -> tuple[Tensor, States]:
@@ -183,16 +185,10 @@ class _Back(torch.autograd.Function):
         """Put the mapped axis and the batch together."""
         many = info.batch_size
         matrix, root, grad = (
-            _joined(x, dim, many) for x, dim in zip((matrix, root, grad), (*in_dims[:2], in_dims[3]), strict=True)
+            merge_axis(x, dim, many) for x, dim in zip((matrix, root, grad), (*in_dims[:2], in_dims[3]), strict=True)
         )
-        kept = _joined(kept, in_dims[2], many, 2)
+        kept = merge_axis(kept, in_dims[2], many, 2)
         return _Back.apply(matrix, root, kept, grad, eps, norm).unflatten(0, (many, -1)), 0
-
-
-def _joined(x: Tensor, dim: int | None, many: int, batch_dim: int = 0) -> Tensor:
-    """Merge the axis of a function transform, `many` long, into the batch axis (counted without it)."""
-    x = x.unsqueeze(batch_dim).expand(*x.shape[:batch_dim], many, *x.shape[batch_dim:]) if dim is None else x
-    return (x if dim is None else x.movedim(dim, batch_dim)).flatten(batch_dim, batch_dim + 1)
 
 
 class _Root(torch.autograd.Function):
@@ -242,7 +238,7 @@ class _Root(torch.autograd.Function):
     @staticmethod
     def vmap(info, in_dims: tuple, matrix: Tensor, iterations: int, eps: float, norm: str, training: bool):
         """Put the mapped axis and the batch together."""
-        matrix = _joined(matrix, in_dims[0], info.batch_size)
+        matrix = merge_axis(matrix, in_dims[0], info.batch_size)
         root, kept = _Root.apply(matrix, iterations, eps, norm, training)
         many = info.batch_size
         return (root.unflatten(0, (many, -1)), kept.unflatten(2, (many, -1))), (0, 2)

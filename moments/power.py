@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from moments.transforms import merge_axis
+
 
 def _shifted(values: Tensor, eps: float, threshold: float | None) -> tuple[Tensor, Tensor]:
     """Return (B, d) l + eps (1 where dropped) and whether each eigenvalue is kept."""
@@ -23,7 +25,8 @@ def _first_differences(a: Tensor, b: Tensor, alpha: float) -> Tensor:
 
     With a / b = exp(2 h) it is (a b)^((alpha - 1) / 2) sinh(alpha h) / sinh(h).
     """
-    h = torch.log1p((a - b) / b) / 2
+    low = torch.minimum(a, b)  # the formula is even in h; from the larger, (b - a) / a may round to -1
+    h = torch.log1p((torch.maximum(a, b) - low) / low) / 2
     equal = h.abs() < 1e-30
     ratio = torch.where(equal, alpha, torch.sinh(alpha * h) / torch.sinh(h).masked_fill(equal, 1.0))
     return (a.sqrt() * b.sqrt()) ** (alpha - 1) * ratio
@@ -54,7 +57,8 @@ def _triple_table(values: Tensor, pairs: Tensor, k: int, eps: float, threshold: 
     points = torch.stack(torch.broadcast_tensors(level[:, :, None], level[:, k, None, None], level[:, None, :]), dim=-1)
     ordered, order = points.sort(dim=-1, descending=True)
     spread = ordered[..., 0] - ordered[..., 2]
-    i, j = torch.arange(values.shape[1], device=values.device), torch.full_like(values[0], k, dtype=torch.long)
+    i = torch.arange(values.shape[1], device=values.device)
+    j = torch.full_like(i, k)
     index = torch.stack(torch.broadcast_tensors(i[:, None], j[:, None], i[None, :]), dim=-1).expand_as(order)
     index = index.gather(-1, order)
     flat = pairs.flatten(1)
@@ -76,11 +80,14 @@ class _Derivative(torch.autograd.Function):
     """V (F o (V^T G V)) V^T: the derivative of the power in direction G, which is its own adjoint."""
 
     @staticmethod
-    def forward(ctx, matrix, direction, values, vectors, alpha, eps, threshold) -> Tensor:
-        ctx.save_for_backward(direction, values, vectors)
-        ctx.options = alpha, eps, threshold
+    def forward(matrix, direction, values, vectors, alpha, eps, threshold) -> Tensor:
         pairs = _pair_table(values, eps, threshold, alpha)
         return vectors @ (pairs * (vectors.mT @ _sym(direction) @ vectors)) @ vectors.mT
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        _, direction, values, vectors, *ctx.options = inputs
+        ctx.save_for_backward(direction, values, vectors)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -95,31 +102,52 @@ class _Derivative(torch.autograd.Function):
                 return None, by_direction, None, None, None, None, None
             e = vectors.mT @ _sym(direction) @ vectors
             # sum over i, j, k of g_ij f[i, k, j] (e_ik s_kj + s_ik e_kj), differentiated by s; one k at a time
-            by_matrix = torch.zeros_like(e)
+            rows = []
             for k in range(e.shape[1]):
                 weighted = g * _triple_table(values, pairs, k, eps, threshold, alpha)
-                by_matrix[:, k] = 2 * (e[:, k, None, :] @ weighted)[:, 0]
-            return vectors @ _sym(by_matrix) @ vectors.mT, by_direction, None, None, None, None, None
+                rows.append(2 * (e[:, k, None, :] @ weighted)[:, 0])
+            return vectors @ _sym(torch.stack(rows, 1)) @ vectors.mT, by_direction, None, None, None, None, None
+
+    @staticmethod
+    def vmap(info, in_dims: tuple, *inputs) -> tuple[Tensor, int]:
+        """Put the mapped axis and the batch together."""
+        tensors = [merge_axis(x, dim, info.batch_size) for x, dim in zip(inputs[:4], in_dims, strict=False)]
+        return _Derivative.apply(*tensors, *inputs[4:]).unflatten(0, (info.batch_size, -1)), 0
 
 
 class _Power(torch.autograd.Function):
+    """The power, and what its derivative needs: eigenvalues, eigenvectors and which samples are broken."""
+
     @staticmethod
-    def forward(ctx, matrix: Tensor, alpha: float, eps: float, threshold: float | None) -> Tensor:
+    def forward(matrix: Tensor, alpha: float, eps: float, threshold: float | None) -> tuple[Tensor, ...]:
         # LAPACK refuses NaN with an error about convergence; the sample becomes NaN instead, as in other layers
         broken = ~matrix.isfinite().all(dim=2).all(dim=1)[:, None, None]
         values, vectors = torch.linalg.eigh(matrix.masked_fill(broken, 0.0))
         shifted, kept = _shifted(values, eps, threshold)
-        ctx.save_for_backward(matrix, values, vectors, broken)
-        ctx.options = alpha, eps, threshold
         result = (vectors * torch.where(kept, shifted**alpha, 0.0)[:, None, :]) @ vectors.mT
-        return result.masked_fill(broken, torch.nan)
+        return result.masked_fill(broken, torch.nan), values, vectors, broken
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def setup_context(ctx, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+        matrix, *ctx.options = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(matrix, *output[1:])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor | None, *_) -> tuple[Tensor | None, None, None, None]:
+        if grad is None:
+            return None, None, None, None
         matrix, values, vectors, broken = ctx.saved_tensors
         with torch.autocast(grad.device.type, enabled=False):
             result = _Derivative.apply(matrix, grad, values, vectors, *ctx.options)
             return result.masked_fill(broken, torch.nan), None, None, None
+
+    @staticmethod
+    def vmap(info, in_dims: tuple, matrix: Tensor, *options) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        """Put the mapped axis and the batch together."""
+        found = _Power.apply(merge_axis(matrix, in_dims[0], info.batch_size), *options)
+        return tuple(x.unflatten(0, (info.batch_size, -1)) for x in found), (0,) * len(found)
 
 
 def matrix_power(matrix: Tensor, alpha: float = 0.5, *, eps: float = 0.0, threshold: float | None = None) -> Tensor:
@@ -141,7 +169,7 @@ def matrix_power(matrix: Tensor, alpha: float = 0.5, *, eps: float = 0.0, thresh
     if alpha == 0:
         raise ValueError("power 0 forgets the matrix: use another one, for instance 0.5")
     with torch.autocast(matrix.device.type, enabled=False):
-        return _Power.apply(matrix.to(torch.promote_types(matrix.dtype, torch.float32)), alpha, eps, threshold)
+        return _Power.apply(matrix.to(torch.promote_types(matrix.dtype, torch.float32)), alpha, eps, threshold)[0]
 
 
 SCALES = ("none", "spectral", "frobenius")

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from moments.bilinear import ROOT_EPS, bilinear_matrix, compact_bilinear_vector, signed_root, sketch_bins
 from moments.covariance import covariance, gaussian_matrix
@@ -14,6 +13,7 @@ from moments.newton_schulz import NewtonSchulzRoot
 from moments.power import EigenPower
 from moments.reduction import channel_reduction
 from moments.triangle import ORDERS, upper_triangle
+from moments.unit_length import unit_length
 
 
 class CovariancePool(nn.Module):
@@ -29,6 +29,7 @@ class CovariancePool(nn.Module):
     beta: with `gaussian`, the factor on the mean; "learned": a parameter that starts at 1.
     vectorize: upper triangles (True) or the whole matrices flattened.
     order: of the triangles, "row" or "column"; part of a model's identity as the linear layer above depends on it.
+    in_float64: take matrices and powers in float64, for powers that tell rank from rounding.
 
     forward: (B, C, H, W), (B, C, T, H, W) or (B, C, M) -> (B, out_dim), float32 or better.
     State dict: `reduce.0.*` (convolution), `reduce.1.*` (norm), the next stage `reduce.3.*`, ...
@@ -46,6 +47,7 @@ class CovariancePool(nn.Module):
         beta: float | str = 1.0,
         vectorize: bool = True,
         order: str = "row",
+        in_float64: bool = False,
     ) -> None:
         super().__init__()
         self.reduce = channel_reduction(in_channels, reduction, activation)
@@ -57,7 +59,8 @@ class CovariancePool(nn.Module):
         if isinstance(beta, str) and beta != "learned":
             raise ValueError(f"beta is '{beta}': give a number or 'learned'")
         self.power = nn.Identity() if power is None else power
-        self.groups, self.gaussian, self.vectorize, self.order = groups, gaussian, vectorize, order
+        self.channels, self.groups, self.gaussian, self.in_float64 = channels, groups, gaussian, in_float64
+        self.vectorize, self.order = vectorize, order
         self.dim = channels // groups + gaussian
         self.beta = nn.Parameter(torch.ones(())) if beta == "learned" else beta
         self.out_dim = groups * (self.dim * (self.dim + 1) // 2 if vectorize else self.dim**2)
@@ -66,14 +69,18 @@ class CovariancePool(nn.Module):
         """Return the powers of the matrices (B * groups, D, D) of a map."""
         if self.reduce is not None:
             x = self.reduce(x if x.dim() == 4 else x.flatten(2).unsqueeze(-1))
+        elif x.shape[1] != self.channels:
+            raise ValueError(f"this pooling is made for {self.channels} channels, got a map of {x.shape[1]}")
         x = x.flatten(2)
-        x = x.reshape(-1, x.shape[1] // self.groups, x.shape[2])
-        return self.power(gaussian_matrix(x, self.beta) if self.gaussian else covariance(x))
+        x = x.reshape(x.shape[0] * self.groups, x.shape[1] // self.groups, x.shape[2])
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        x = x.double() if self.in_float64 else x
+        return self.power(gaussian_matrix(x, self.beta) if self.gaussian else covariance(x)).to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool a feature map; see the class for shapes."""
         found = self.matrices(x)
-        return (upper_triangle(found, self.order) if self.vectorize else found).reshape(len(x), -1)
+        return (upper_triangle(found, self.order) if self.vectorize else found).reshape(x.shape[0], self.out_dim)
 
     def extra_repr(self) -> str:
         """Show the sizes in printed models."""
@@ -109,7 +116,7 @@ class BilinearPool(nn.Module):
         if self.reduce is not None:
             x = self.reduce(x if x.dim() == 4 else x.flatten(2).unsqueeze(-1))
         found = bilinear_matrix(x, self.eps)
-        return F.normalize(found.flatten(1) if self.vectorize else found, dim=1)
+        return unit_length(found.flatten(1) if self.vectorize else found)
 
     def extra_repr(self) -> str:
         """Show the sizes in printed models."""
@@ -151,7 +158,7 @@ class CompactBilinearPool(nn.Module):
             x = self.reduce(x if x.dim() == 4 else x.flatten(2).unsqueeze(-1))
         bins = sketch_bins(self.hash1, self.hash2, self.out_dim)
         found = compact_bilinear_vector(x, bins, self.sign1, self.sign2, self.out_dim)
-        return F.normalize(signed_root(found, self.eps), dim=1)
+        return unit_length(signed_root(found, self.eps))
 
     def extra_repr(self) -> str:
         """Show the sizes in printed models."""
@@ -192,7 +199,8 @@ def gaussian_pool(
     """Build Gaussian pooling: a power of the Gaussian's matrix; options as in `CovariancePool`.
 
     iterations: take the root by so many Newton-Schulz steps; None: the power `alpha` by eigen-decomposition, with
-        `eps` and `threshold` as in G2DeNet.
+        `eps` and `threshold` as in G2DeNet, in float64 as there: eigenvalues that are zero must stay below the
+        threshold, for their power would be sqrt(eps).
     """
     power = EigenPower(alpha, eps, threshold) if iterations is None else NewtonSchulzRoot(iterations)
-    return CovariancePool(in_channels, power, gaussian=True, beta=beta, **options)
+    return CovariancePool(in_channels, power, gaussian=True, beta=beta, in_float64=iterations is None, **options)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from moments.unit_length import unit_length
 
 START_AXES = ("row", "column")
 
@@ -32,7 +33,8 @@ def svpn(
     alpha: the power.
     iterations: of the power method, part of a model and not a matter of accuracy: one step gives a rough estimate.
     singular_values: r, found one after the other by deflation, all from the same start; None: all min(m, n), and then
-        nothing is left over.
+        nothing is left over. More than one wants two steps at least: after one, what the first pair leaves has
+        nothing in the direction of the start, and the next pair would be made of rounding alone.
     eps: added to s_r^(1 - alpha), which divides the rest.
     Returns (B, m, n) = sum_i s_i^alpha v_i u_i^T + rest / (s_r^(1 - alpha) + eps), in float32 or better, whatever
     autocast says around. A zero matrix gives zeros and a zero gradient, where the formula's derivative is infinite.
@@ -48,8 +50,8 @@ def svpn(
             f"svpn wants (B, m, n) matrices and a start as long as axis {side}, "
             f"got shapes {tuple(matrix.shape)} and {tuple(start.shape)}"
         )
-    if iterations < 1 or (singular_values is not None and singular_values < 1):
-        raise ValueError(f"svpn needs a step and a value at least, got {iterations=}, {singular_values=}")
+    count = min(matrix.shape[1:]) if singular_values is None else singular_values
+    _check(iterations, count)
     with torch.autocast(matrix.device.type, enabled=False):
         dtype = torch.promote_types(matrix.dtype, torch.float32)
         rest, start = matrix.to(dtype), start.to(dtype)
@@ -57,7 +59,7 @@ def svpn(
         if side == 2:
             rest = rest.transpose(1, 2)
         out, s = torch.zeros_like(rest), None
-        for _ in range(singular_values or min(rest.shape[1:])):
+        for _ in range(count):
             s, pair = _leading(rest, start, iterations)
             out = out + _power(s, alpha) * pair
             rest = rest - s * pair
@@ -66,12 +68,22 @@ def svpn(
         return (out.transpose(1, 2) if side == 2 else out).masked_fill(dead, 0.0)
 
 
+def _check(iterations: int, singular_values: int) -> None:
+    if iterations < 1 or singular_values < 1:
+        raise ValueError(f"svpn needs a step and a value at least, got {iterations=}, {singular_values=}")
+    if iterations == 1 and singular_values > 1:
+        raise ValueError(
+            f"{singular_values} singular values by one step are rounding from the second on: "
+            "take 2 iterations or more, or 1 singular value"
+        )
+
+
 def _leading(matrix: Tensor, start: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     """Estimate the leading singular value (B, 1, 1) and its outer product v u^T (B, m, n) from v = start."""
     v = start.expand(matrix.shape[0], -1).unsqueeze(2)
     for _ in range(iterations):
-        u = F.normalize(matrix.transpose(1, 2) @ v, dim=1, eps=1e-12)
-        v = F.normalize(matrix @ u, dim=1, eps=1e-12)
+        u = unit_length(matrix.transpose(1, 2) @ v)
+        v = unit_length(matrix @ u)
     return v.transpose(1, 2) @ matrix @ u, v * u.transpose(1, 2)
 
 
@@ -92,6 +104,7 @@ class SVPN(nn.Module):
         start_axis: str = "row",
     ) -> None:
         super().__init__()
+        _check(iterations, 1 if singular_values is None else singular_values)
         self.options = {
             "alpha": alpha,
             "iterations": iterations,
