@@ -1,11 +1,11 @@
-"""python -m tools.classify train|eval|predict|compare|shards: image classification, first and second order."""
+"""python -m tools.classify train|eval|predict|compare|networks|shards: image classification."""
 
 from __future__ import annotations
 
 import sys
 
 from tools import classify_config
-from tools.classify_compare_config import ClassifyCompare
+from tools.classify_compare_config import ClassifyCompare, ClassifyNetworks
 from tools.cli import run_tool, stop
 
 USAGE = """usage: python -m tools.classify JOB [--config RECIPE.yaml] [--OPTION VALUE ...]
@@ -15,6 +15,7 @@ jobs:
   eval     test a checkpoint: top-1 and top-5 with intervals, confusion, answers
   predict  name the class of pictures, with heat maps
   compare  train several networks alike, several seeds each: accuracy, size, time of a step
+  networks list the published networks, with parameters and multiply-adds
   shards   pack a data set into WebDataset shards
 
 python -m tools.classify JOB --help lists the options of a job."""
@@ -48,6 +49,13 @@ def compare(config: ClassifyCompare) -> dict:
     return classify_comparing.compare(config)
 
 
+def networks(config: ClassifyNetworks) -> list[dict]:
+    """List the published networks; returns a row of each."""
+    from tools import classify_listing
+
+    return classify_listing.list_networks(config)
+
+
 def shards(config: classify_config.ClassifyShards) -> list[str]:
     """Write shards; returns their paths."""
     from tools import classify_packing
@@ -60,6 +68,7 @@ JOBS = {
     "eval": (classify_config.ClassifyEval, evaluate),
     "predict": (classify_config.ClassifyPredict, predict),
     "compare": (ClassifyCompare, compare),
+    "networks": (ClassifyNetworks, networks),
     "shards": (classify_config.ClassifyShards, shards),
 }
 

@@ -46,3 +46,20 @@ class ClassifyCompare:
     optim: ClassOptim = field(default_factory=ClassOptim)
     regular: Regular = field(default_factory=Regular)
     machine: Machine = field(default_factory=Machine)
+
+
+@dataclass
+class ClassifyNetworks:
+    """List the published networks, with their parameters, and their multiply-adds beside those of average pooling.
+
+    Args:
+        pattern: names to list, with * for anything.
+        costs: count multiply-adds too, which builds and runs each network once.
+        size: side of the pictures in pixels; null takes each network's own.
+        num_classes: classes that they tell apart.
+    """
+
+    pattern: str = "*"
+    costs: bool = False
+    size: int | None = None
+    num_classes: int = 1000

@@ -11,8 +11,8 @@ import pytest
 
 from backbones import UserError
 from tests.tools import tiny
-from tools.classify import compare, main
-from tools.classify_compare_config import ClassifyCompare
+from tools.classify import compare, main, networks
+from tools.classify_compare_config import ClassifyCompare, ClassifyNetworks
 from tools.classify_compare_jobs import check_entries, make_entries
 from tools.classify_config import ClassData, ClassOptim, Network
 from tools.cli import parse
@@ -123,3 +123,14 @@ def test_networks_of_the_recipes_can_be_built(path):
     assert len(entries) == 8 and len({entry.options.optim.epochs for entry in entries}) == 1
     assert all(len(entry.rates) > 1 for entry in entries)  # every network has a choice, from validation pictures
     assert len({config.data.train, config.data.val, config.test}) == 3
+
+
+def test_published_networks_are_listed(capsys):
+    rows = networks(ClassifyNetworks("gsop_net?_resnet18", costs=True, size=64, num_classes=10))
+    assert [row["name"] for row in rows] == ["gsop_net1_resnet18", "gsop_net2_resnet18"]
+    assert all(row["multiply_adds"] > row["GAP's"] > 0 or row["parameters"] == row["with_GAP"] for row in rows)
+    counts = {row["name"]: row["parameters"] for row in networks(ClassifyNetworks("*resnet50"))}
+    assert counts["eca_resnet50"] == 25_557_112 and counts["mpncov_resnet50"] == 56_929_832
+    assert "mpncov_resnet50" in capsys.readouterr().out
+    with pytest.raises(UserError, match="did you mean 'so_vit_7'"):
+        networks(ClassifyNetworks("so_vit7"))
