@@ -265,6 +265,7 @@ def newton_schulz_root(matrix: Tensor, iterations: int, *, eps: float = 0.0, nor
     with torch.autocast(matrix.device.type, enabled=False):
         matrix = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
         if torch.compiler.is_compiling():
+            matrix = (matrix + matrix.mT) / 2  # gives the symmetric gradient here too
             return _plain_root(matrix, iterations, eps, norm)[0]
         return _Root.apply(matrix, iterations, eps, norm, matrix.requires_grad and torch.is_grad_enabled())[0]
 

@@ -13,9 +13,11 @@ from moments import (
     CrossCovariance,
     GSoP,
     MultiHeadCovariance,
+    covariance,
     gaussian_pool,
     isqrt_pool,
     mpn_pool,
+    newton_schulz_root,
 )
 from moments.svpn import SVPN
 from moments.unit_length import unit_length
@@ -115,6 +117,16 @@ def test_compiled_in_one_graph(name):
         found.append((out, *torch.autograd.grad(out.square().sum(), leaf)))
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    torch._dynamo.reset()
+
+
+def test_a_compiled_root_has_the_symmetric_gradient():
+    s, upstream = covariance(maps(2, 4, 9)).requires_grad_(), maps(2, 4, 4)  # noise above: not symmetric
+    compiled = torch.compile(lambda s: newton_schulz_root(s, 3), backend="aot_eager", fullgraph=True)
+    roots = [newton_schulz_root(s, 3), compiled(s)]
+    grads = [torch.autograd.grad(root, s, upstream)[0] for root in roots]
+    torch.testing.assert_close(*roots)
+    torch.testing.assert_close(*grads)
     torch._dynamo.reset()
 
 
