@@ -36,6 +36,8 @@ def export(config: Export) -> dict:
     fabric = session.open_fabric(machine, config.seed)
     loaded = model_use.read_model(config, print)
     plan = loaded.architecture
+    if loaded.card.get("stage") == "classify":
+        print("a classification network: its backbone is exported, its own pooling and classifier are left behind")
     graph, facts = exports.build(config, loaded, support)
     run = session.open_run(config, fabric)
     file = run.path / f"{config.what}{exporting.SUFFIXES[config.format]}"

@@ -12,6 +12,7 @@ import torch
 
 from backbones import UserError
 from backbones.checkpoint import save_weights
+from classify.networks import Design, make_card
 from fewshot.card import design
 from fewshot.encoder import EpisodeModel
 from fewshot.exporting import open_program
@@ -162,3 +163,12 @@ def test_bad_input_is_one_sentence(tmp_path, folders, weights, what, change, mes
     with pytest.raises(UserError, match=message):
         export(config)
     assert not (tmp_path / "run").exists()
+
+
+def test_of_a_classification_network_the_backbone_is_exported_and_said_so(tmp_path, folders, capsys):
+    plan = Design("conv4", "isqrt", tiny.NETWORK, reduction=4, size=16)
+    network = plan.build(3)
+    save_weights(network, tmp_path / "best.safetensors", make_card(plan, network, ["a", "b", "c"]))
+    metrics = export(options(tmp_path / "run", str(tmp_path / "best.safetensors"), "encoder", "torch", folders))
+    assert "its own pooling and classifier are left behind" in capsys.readouterr().out
+    assert metrics["largest_deviation"] <= metrics["tolerance"]
