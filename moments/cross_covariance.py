@@ -76,7 +76,7 @@ class CrossCovariance(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the covariances. Positions may have any number of axes."""
-        x = x.flatten(2).unsqueeze(3)
+        x = x if x.dim() == 4 else x.flatten(2).unsqueeze(3)
         first, second = (branch(x) for branch in self.reduce) if self.two else [self.reduce(x)] * 2
         return cross_covariance(first, second, centred=self.centred)
 
