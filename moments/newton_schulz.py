@@ -258,6 +258,10 @@ def newton_schulz_root(matrix: Tensor, iterations: int, *, eps: float = 0.0, nor
     Raises ValueError for another shape, fewer than one step or an unknown norm; warns above 15 steps.
 
     First and second derivatives are exact. Source: iSQRT-COV, equations 2 to 4.
+
+    `torch.compile` traces ordinary operations instead, without a graph break: the same numbers, element-wise work fused
+    (on a GPU by Triton). On a CPU it is no faster and keeps more (8 x 256 x 256, 5 steps: 22 MB where this takes 14);
+    on a GPU neither has been measured.
     """
     if matrix.dim() != 3 or matrix.shape[1] != matrix.shape[2]:
         raise ValueError(f"newton_schulz_root wants (B, d, d) matrices, got shape {tuple(matrix.shape)}")
