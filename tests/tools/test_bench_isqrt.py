@@ -28,3 +28,11 @@ def test_cases_run():
         case.ours()
         case.other()
     assert [case.shape for case in isqrt.cases()] == ["8x256x256", "64x64x64"]
+
+
+def test_the_compiled_root_is_measured_on_a_gpu_alone():
+    assert [case.other_name for case in isqrt.cases("cpu")] == ["saved iterates"] * 2
+    case = isqrt.compiled_case((2, 4, 4), device="cpu", backend="aot_eager")
+    case.ours()
+    case.other()
+    assert case.other_name == "compiled, aot_eager"

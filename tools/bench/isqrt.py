@@ -13,9 +13,11 @@ REPEATS = 11
 
 
 def cases(device: str = "cpu") -> Iterator[Case]:
-    """One unit is one forward and backward pass of a batch."""
+    """One unit is one forward and backward pass of a batch. On a GPU the compiled root is measured too."""
     for shape, count in SHAPES.items():
         yield case(shape, count, device=device)
+        if device == "cuda":
+            yield compiled_case(shape, count, device=device)
 
 
 def case(shape: tuple[int, int, int], count: int = 1, repeats: int = REPEATS, device: str = "cpu") -> Case:
@@ -25,6 +27,19 @@ def case(shape: tuple[int, int, int], count: int = 1, repeats: int = REPEATS, de
 
     ours, other = (passes(function, shape, count, device) for function in (newton_schulz_root, saved_iterates_root))
     return Case("isqrt", "x".join(map(str, shape)), ours, other, "saved iterates", repeats, count, device)
+
+
+def compiled_case(
+    shape: tuple[int, int, int], count: int = 1, repeats: int = REPEATS, device: str = "cuda", backend: str = "inductor"
+) -> Case:
+    """Compare the plain root with what torch.compile makes of it: a ratio below 1 says that compiling wins."""
+    import torch
+
+    from moments import newton_schulz_root
+
+    compiled = torch.compile(newton_schulz_root, backend=backend, fullgraph=True)
+    ours, other = (passes(function, shape, count, device) for function in (newton_schulz_root, compiled))
+    return Case("isqrt", "x".join(map(str, shape)), ours, other, f"compiled, {backend}", repeats, count, device)
 
 
 def passes(function: Callable, shape: tuple[int, int, int], count: int, device: str) -> Callable[[], None]:
