@@ -15,7 +15,7 @@ from classify.study_schedules import MOMENTUM, StudySchedule, recipe
 from tools.classify_config import ClassifyTrain, ClassOptim, Network
 from tools.classify_session import design_of
 from tools.classify_training import train, watching
-from tools.study_config import GcpStudy, Pair
+from tools.study_config import TRAIN, VAL, GcpStudy, Pair
 
 HEADS = {"GAP": "gap", "GCP": "gcp"}
 
@@ -87,7 +87,7 @@ def make_jobs(config: GcpStudy) -> list[Job]:
     for name, values in (("schedules.names", options.names), ("schedules.seeds", options.seeds)):
         if len(set(values)) < len(values):
             raise UserError(f"{name} is {values}: name each once")
-    if config.data.val is None:
+    if config.data.val is None or (config.data.val == VAL and config.data.train != TRAIN):
         raise UserError("the study needs validation pictures: name them, --data.val")
     names = options.names if "schedules" in config.parts else options.names[:1]
     seeds = options.seeds if "schedules" in config.parts else options.seeds[:1]

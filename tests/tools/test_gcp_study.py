@@ -16,7 +16,7 @@ from tests.tools import tiny
 from tools.classify_config import ClassData, Probe, TestData
 from tools.gcp_study import study
 from tools.robustness import score
-from tools.study_config import GcpStudy, Pair, Robust, RobustScore, Schedules
+from tools.study_config import VAL, GcpStudy, Pair, Robust, RobustScore, Schedules
 from tools.study_parts import gaps
 from tools.study_report import schedule_section
 from tools.study_training import make_jobs
@@ -129,4 +129,10 @@ def test_robustness_is_the_mean_over_the_seeds(config):
 def test_what_is_refused_before_training(config, change, message):
     with pytest.raises(UserError, match=message):
         study(replace(config, **change))
+    assert not Path(config.run).exists()
+
+
+def test_validation_pictures_of_the_default_do_not_go_with_other_training_pictures(config):
+    with pytest.raises(UserError, match="needs validation pictures"):
+        study(replace(config, data=ClassData("digits", VAL, 32)))
     assert not Path(config.run).exists()
