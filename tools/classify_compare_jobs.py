@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentError
 
 from backbones import UserError
@@ -23,6 +25,7 @@ from tools.cli import build_parser
 from tools.limits import check_numbers
 
 GROUPS, OTHERS = ("network", "optim", "regular"), ("rates", "against")
+EXAMPLES = {"network": "pool: isqrt", "optim": "name: adamw", "regular": "mixup: 0.2"}
 Say = Callable[[str], None]
 
 
@@ -53,6 +56,8 @@ def make_entries(config: ClassifyCompare) -> list[Entry]:
     Raises UserError for fewer than two, names and options that are unknown, and values out of range.
     """
     names = list(config.networks)
+    if odd := [name for name in names if not isinstance(name, str)]:
+        raise UserError(f"networks has the name {odd[0]!r}, which is no text: put it into quotes")
     if len(names) < 2:
         raise UserError(
             "a comparison needs two networks: name them in a recipe, networks: {GAP: {network: {pool: gap}}, "
@@ -62,7 +67,24 @@ def make_entries(config: ClassifyCompare) -> list[Entry]:
         raise UserError(f"networks {', '.join(names)}: two names are alike but for case and signs: name them otherwise")
     if len(set(config.seeds)) < len(config.seeds) or not config.seeds:
         raise UserError(f"seeds is {config.seeds}: name each once, and one at least")
-    return [_entry(name, own or {}, config) for name, own in config.networks.items()]
+    entries = [_entry(name, own or {}, config) for name, own in config.networks.items()]
+    _refuse_shared_folders(entries, config.seeds)
+    return entries
+
+
+def _refuse_shared_folders(entries: list[Entry], seeds: list[int]) -> None:
+    """Raise UserError where two trainings would lie in one folder, of which the second would not be run."""
+    taken: dict[str, str] = {}
+    for entry in entries:
+        for rate in entry.rates or (None,):
+            for seed in seeds:
+                folder = Path(entry.job(Path(), seed, rate).run).name
+                if folder in taken:
+                    raise UserError(
+                        f"trainings of networks.{taken[folder]} and networks.{entry.name} would both lie in the folder "
+                        f"'{folder}': give other names, or rates that differ"
+                    )
+                taken[folder] = entry.name
 
 
 def _entry(name: str, own: Any, config: ClassifyCompare) -> Entry:
@@ -71,12 +93,17 @@ def _entry(name: str, own: Any, config: ClassifyCompare) -> Entry:
         raise UserError(f"{where} is {own!r}: give groups of options, such as {{network: {{pool: isqrt}}}}")
     for key in own:
         if key not in known:
-            raise UserError(f"{where} has no '{key}'{nearest(key, known)}: it takes {', '.join(known)}")
+            raise UserError(f"{where} has no '{key}'{nearest(str(key), known)}: it takes {', '.join(known)}")
+    for key in GROUPS:
+        if not isinstance(own.get(key, {}), Mapping):
+            raise UserError(f"{where}.{key} is {own[key]!r}: give options, such as {{{EXAMPLES[key]}}}")
     against = own.get("against") or config.against or next(iter(config.networks))
-    if against not in config.networks:
-        raise UserError(f"{where} is compared with '{against}', which is none{nearest(against, list(config.networks))}")
-    rates = own.get("rates") or ()
-    if not isinstance(rates, list | tuple) or not all(isinstance(rate, int | float) and rate > 0 for rate in rates):
+    if not isinstance(against, str) or against not in config.networks:
+        raise UserError(
+            f"{where} is compared with '{against}', which is none{nearest(str(against), list(config.networks))}"
+        )
+    rates = () if own.get("rates") is None else own["rates"]
+    if not isinstance(rates, list | tuple) or not all(map(_is_rate, rates)):
         raise UserError(f"{where}.rates is {rates!r}: give a list of learning rates, such as [0.03, 0.1]")
     if len(rates) > 1 and not config.data.val:
         raise UserError(f"{where}.rates are chosen from on validation pictures: name them, --data.val")
@@ -93,6 +120,10 @@ def _entry(name: str, own: Any, config: ClassifyCompare) -> Entry:
     if len(rates) == 1:
         options = replace(options, optim=replace(options.optim, lr=float(rates[0])))
     return Entry(name, options, tuple(map(float, rates)), against)
+
+
+def _is_rate(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def check_entries(entries: list[Entry]) -> None:
@@ -133,9 +164,19 @@ class Trainings:
             file = folder / "metrics.json"
             if self.resume and file.is_file():
                 refuse_other_options(folder, asdict(options))
+                _refuse_other_epochs(folder, options.optim.epochs)
                 self.say(f"{folder.name} is trained already")
                 self._done[folder.name] = json.loads(file.read_text(encoding="utf-8"))
             else:
                 self.say(f"training {folder.name}")
                 self._done[folder.name] = train(options)
         return self._done[folder.name]
+
+
+def _refuse_other_epochs(folder: Path, epochs: int) -> None:
+    """Raise UserError where a finished training had other epochs: a run may be prolonged, part of a comparison not."""
+    trained = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["optim"]["epochs"]
+    if trained != epochs:
+        raise UserError(
+            f"cannot go on: optim.epochs is {epochs}, and {folder} was trained for {trained}: start a new --run"
+        )

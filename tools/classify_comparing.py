@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from backbones.pooled import Cost, cost
 from classify.comparison import Rival, summary, time_in_turns, train_step
 from classify.comparison_plot import plot_comparison
 from classify.confusion import write_answers
-from classify.scoring import ClassScorer, Scores
+from classify.scoring import ClassScorer, Scores, match_classes
 from classify.views import Shown
 from episodes.run import RunFolder, write_text
 from tools import classify_session, classify_testing, session
@@ -77,7 +77,9 @@ class Tester:
     def __init__(self, fabric, test: str, config: ClassifyCompare) -> None:
         self.fabric, self.test, self.config, self.count, self.cost = fabric, test, config, 0, Cost(0, 0)
         size = config.data.size or 224
-        self._dataset = classify_session.open_classes(test, config.data, size)  # refused now, not after the trainings
+        self._dataset = classify_session.open_classes(test, config.data, size)
+        listed = replace(config.data, in_memory=False)  # what does not fit is refused now, not after the trainings
+        match_classes(classify_session.open_classes(config.data.train, listed, size).class_names, self._dataset, test)
 
     def right(self, job: ClassifyTrain) -> list[bool]:
         """Return, for every picture, whether the network of a training is right; its answers lie beside it."""
@@ -115,7 +117,11 @@ def time_steps(entries: list[Entry], weights: dict[str, Path], config: ClassifyC
 def write_report(path: Path, config: ClassifyCompare, rivals: list[Rival], found: dict, fabric) -> None:
     """Write picture, page and Markdown."""
     plot_comparison(rivals, path / "comparison.png")
-    sections = [Section("Accuracy and cost", words(config, found), tables(rivals, config.seeds))]
+    sections = [
+        Section(
+            "Accuracy and cost", words(config, rivals, found["test"], found["pictures"]), tables(rivals, config.seeds)
+        )
+    ]
     sections[0].figures.append(
         ("Left: mean over the seeds, 95 % interval over pictures, a dot for each seed", path / "comparison.png")
     )
@@ -133,14 +139,26 @@ def write_report(path: Path, config: ClassifyCompare, rivals: list[Rival], found
     write_text(path / "report.md", f"# {TITLE}\n\n{sections[0].to_markdown()}")
 
 
-def words(config: ClassifyCompare, found: dict) -> list[str]:
-    """Say how the figures are to be read."""
+def words(config: ClassifyCompare, rivals: list[Rival], test: str, pictures: int) -> list[str]:
+    """Say how the figures are to be read, and what their rates were chosen from."""
     seeds = f"{len(config.seeds)} seeds" if len(config.seeds) > 1 else "one seed"
-    return [
-        f"Top-1 accuracy in percent on {found['pictures']} pictures, mean of {seeds}. Intervals (95 %) are over "
+    said = [
+        f"Top-1 accuracy in percent on {pictures} pictures, mean of {seeds}. Intervals (95 %) are over "
         "pictures, with the answers of the seeds averaged: they say what other pictures would change. The standard "
         "deviation over the seeds says what another training would change; believe no difference within either.",
     ]
+    if chosen := [rival for rival in rivals if rival.tried]:
+        each = "; ".join(
+            f"{rival.name}: " + ", ".join(f"{rate:g} ({100 * value:.1f} %)" for rate, value in rival.tried.items())
+            for rival in chosen
+        )
+        said.append(f"Rates were chosen with seed {config.seeds[0]} by the accuracy on validation pictures. {each}.")
+    if test == config.data.val and (chosen or config.select == "best"):
+        said.append(
+            "The test pictures are those of the validation, from which rates or epochs were chosen: the accuracies are "
+            "too high. Name others with --test."
+        )
+    return said
 
 
 def tables(rivals: list[Rival], seeds: list[int]) -> list[PlainTable]:

@@ -69,6 +69,8 @@ LEAST = {
     "per_shard": 1,
     "iterations": 1,
     "eta_min": 0,
+    "timed_steps": 0,
+    "num_classes": 1,
 }
 POSITIVE = (
     "lr",

@@ -86,6 +86,20 @@ def test_the_whole_comparison_and_going_on(config, capsys):
         ({"networks": {**NETWORKS, "x": {"rates": [0.1, "fast"]}}}, "give a list of learning rates"),
         ({"networks": {**NETWORKS, "x": {"against": "GPA"}}}, "did you mean 'GAP'"),
         ({"networks": {**NETWORKS, "x": "gap"}}, "networks.x is 'gap': give groups"),
+        ({"networks": {**NETWORKS, "x": {"network": "gap"}}}, "networks.x.network is 'gap': give options"),
+        ({"networks": {**NETWORKS, "x": {"optim": None}}}, "networks.x.optim is None: give options"),
+        ({"networks": {**NETWORKS, "x": {"against": ["GAP"]}}}, "networks.x is compared with "),
+        ({"networks": {**NETWORKS, "x": {"rates": [True, 0.1]}}}, "give a list of learning rates"),
+        ({"networks": {**NETWORKS, "x": {"rates": [float("inf")]}}}, "give a list of learning rates"),
+        ({"networks": {**NETWORKS, "x": {"rates": 0}}}, "give a list of learning rates"),
+        ({"networks": {**NETWORKS, "x": {"rates": [0.1, 0.1]}}}, "both lie in the folder 'x_lr0.1_seed1'"),
+        (
+            {"networks": {**NETWORKS, "GAP_lr0.1": {}, "GAP": {"rates": [0.1, 0.2]}}},
+            "GAP and networks.GAP_lr0.1",
+        ),
+        ({"networks": {1: {}, 2: {}}}, "the name 1, which is no text"),
+        ({"timed_steps": -1}, "timed_steps must be at least 0"),
+        ({"test": "digits?items=test"}, "the network was not trained on"),
         ({"seeds": [1, 1]}, "name each once"),
         ({"test": None, "data": ClassData("digits", None)}, "rates are chosen from on validation pictures"),
     ],
@@ -94,6 +108,26 @@ def test_what_is_refused_before_anything_is_trained(config, change, message):
     with pytest.raises(UserError, match=message):
         compare(replace(config, **change))
     assert not (Path(config.run) / "trainings").exists()
+
+
+def test_finished_trainings_of_other_lengths_are_not_mixed(config):
+    """A constant schedule lets a run be prolonged; some networks of a comparison must not be."""
+    networks = {name: {"network": {"pool": "gap"}} for name in ("a", "b")}
+    config = replace(config, networks=networks, seeds=[1], timed_steps=0)
+    config = replace(config, optim=replace(config.optim, epochs=1, schedule="constant"))
+    compare(config)
+    with pytest.raises(UserError, match="optim.epochs is 2, and .*a_seed1 was trained for 1"):
+        compare(replace(config, resume=True, optim=replace(config.optim, epochs=2)))
+
+
+def test_the_report_tells_what_rates_were_chosen_from(config):
+    networks = {"a": {"network": {"pool": "gap"}}, "b": {"network": {"pool": "gap"}, "rates": [0.02, 0.1]}}
+    config = replace(config, networks=networks, seeds=[1], timed_steps=0, optim=replace(config.optim, epochs=1))
+    compare(config)
+    report = (Path(config.run) / "report.md").read_text()
+    assert "with seed 1" in report and "b: 0.02 (" in report and "too high" not in report
+    compare(replace(config, resume=True, test=None))
+    assert "the accuracies are too high" in (Path(config.run) / "report.md").read_text()
 
 
 def test_pictures_to_test_on_are_needed(config):
