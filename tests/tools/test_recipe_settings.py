@@ -21,8 +21,8 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 SETTINGS = sorted(
     path.relative_to(RECIPES).with_suffix("").as_posix()
     for path in RECIPES.glob("*/*.yaml")
-    if path.parent.name not in ("benchmark", "video", "classify", "gcp")
-)  # a grid has settings of its own; the others are looked at in test_video_recipes.py and test_classify_recipes.py
+    if path.parent.name not in ("benchmark", "video", "classify", "compare", "gcp")
+)  # a grid has settings of its own; the others have test files of their own (test_video_recipes.py, ...)
 KINDS = {"pretrain": Pretrain, "distill": SelfDistill, "1shot": MetaTrain, "5shot": MetaTrain}
 
 
