@@ -19,7 +19,7 @@ from classify.networks import measure
 from episodes.run import refuse_other_options
 from tools.classify_compare_config import ClassifyCompare
 from tools.classify_config import ClassifyTrain
-from tools.classify_session import design_of
+from tools.classify_session import design_of, load_start
 from tools.classify_training import rate_of, train
 from tools.cli import build_parser
 from tools.limits import check_numbers
@@ -132,7 +132,10 @@ def check_entries(entries: list[Entry]) -> None:
         try:
             rate_of(entry.options.optim)
             design = design_of(entry.options.network, entry.options.data.size)
-            measure(design.build(2), design.size)
+            network = design.build(2)
+            measure(network, design.size)
+            if entry.options.network.weights:  # their classifier is left out here, whatever its classes
+                load_start(network, entry.options.network, ("0", "1"), lambda _: None)
         except UserError as error:
             raise UserError(f"networks.{entry.name}: {error}") from error
 

@@ -39,9 +39,9 @@ def compare(config: ClassifyCompare) -> dict:
     fabric = session.open_fabric(config.machine, config.seeds[0])
     if fabric.world_size > 1:
         raise UserError("tools.classify compare works in one process: give --devices 1")
+    tester = Tester(fabric, test, config)  # before the folder is made: what is refused leaves none behind
     run = RunFolder(config.run, asdict(config), config.resume, config.overwrite)
     trainings = Trainings(run.path, config.resume, print)
-    tester = Tester(fabric, test, config)
     rivals, weights = [], {}
     for entry in entries:
         rate, tried = trainings.choose(entry, config.seeds[0])
@@ -79,7 +79,10 @@ class Tester:
         size = config.data.size or 224
         self._dataset = classify_session.open_classes(test, config.data, size)
         listed = replace(config.data, in_memory=False)  # what does not fit is refused now, not after the trainings
-        match_classes(classify_session.open_classes(config.data.train, listed, size).class_names, self._dataset, test)
+        known = classify_session.open_classes(config.data.train, listed, size).class_names
+        match_classes(known, self._dataset, test)
+        if config.data.val is not None:
+            match_classes(known, classify_session.open_classes(config.data.val, listed, size), config.data.val)
 
     def right(self, job: ClassifyTrain) -> list[bool]:
         """Return, for every picture, whether the network of a training is right; its answers lie beside it."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from backbones import UserError
+from backbones import UserError, create_backbone, save_weights
 from tests.tools import tiny
 from tools.classify import compare, main, networks
 from tools.classify_compare_config import ClassifyCompare, ClassifyNetworks
@@ -100,6 +100,11 @@ def test_the_whole_comparison_and_going_on(config, capsys):
         ({"networks": {1: {}, 2: {}}}, "the name 1, which is no text"),
         ({"timed_steps": -1}, "timed_steps must be at least 0"),
         ({"test": "digits?items=test"}, "the network was not trained on"),
+        (
+            {"networks": {**NETWORKS, "x": {"network": {"pool": "gap", "weights": "none.pt"}}}},
+            "networks.x: no checkpoint at none.pt",
+        ),
+        ({"data": ClassData("none.npz", "digits", 16)}, "none.npz"),
         ({"seeds": [1, 1]}, "name each once"),
         ({"test": None, "data": ClassData("digits", None)}, "rates are chosen from on validation pictures"),
     ],
@@ -107,7 +112,7 @@ def test_the_whole_comparison_and_going_on(config, capsys):
 def test_what_is_refused_before_anything_is_trained(config, change, message):
     with pytest.raises(UserError, match=message):
         compare(replace(config, **change))
-    assert not (Path(config.run) / "trainings").exists()
+    assert not Path(config.run).exists()
 
 
 def test_finished_trainings_of_other_lengths_are_not_mixed(config):
@@ -134,6 +139,14 @@ def test_pictures_to_test_on_are_needed(config):
     networks = {name: {"network": {"pool": "gap"}} for name in ("a", "b")}
     with pytest.raises(UserError, match="--test"):
         compare(replace(config, networks=networks, test=None, data=ClassData("digits", None)))
+
+
+def test_weights_to_start_from_must_fit_before_any_training(config, tmp_path):
+    save_weights(create_backbone("conv4", **{**tiny.NETWORK, "width": 5}), tmp_path / "a.safetensors")
+    other = {"network": {"pool": "gap", "weights": str(tmp_path / "a.safetensors")}}
+    with pytest.raises(UserError, match="networks.x: .*a.safetensors"):
+        compare(replace(config, networks={**NETWORKS, "x": other}))
+    assert not Path(config.run).exists()
 
 
 def test_options_of_a_network_win_over_the_common_ones(config):
