@@ -194,7 +194,6 @@ def curvature_section(found: Mapping, folder: Path) -> Section:
     file = folder / "curvature.png"
     plot_curvature(found, file)
     exact = found["cosines"]["exact"]
-    closer = "nearer to" if exact["kfac"] > exact["plain"] else "no nearer to"
     words = [
         f"{found['pictures']} validation pictures in the GCP network. The covariance of all positions has condition "
         f"{found['condition']:.3g}; that of one picture has rank {found['rank']:.1f} on average.",
@@ -202,8 +201,8 @@ def curvature_section(found: Mapping, folder: Path) -> Section:
         "gradients of a layer in front of the pooling: the GCP gradient with that of average pooling, plain and under "
         "K-FAC, whose classifier is fitted to these features; and, at the features, with the gradient of covariance "
         "pooling without a root, plain and times P^(-1/2) / 2.",
-        f"With the exact root the GCP gradient is {closer} K-FAC's ({exact['kfac']:.3f}) than to the plain one "
-        f"({exact['plain']:.3f}).",
+        f"With the exact root the GCP gradient has a cosine of {exact['plain']:.3f} with the plain one and of "
+        f"{exact['kfac']:.3f} with K-FAC's; as a stand-in for K-FAC the latter would be the larger one.",
     ]
     rows = [
         [steps, *(f"{row[key]:.3f}" for key in ("plain", "kfac_input", "kfac", "covariance", "preconditioned"))]
