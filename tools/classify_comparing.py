@@ -120,11 +120,7 @@ def time_steps(entries: list[Entry], weights: dict[str, Path], config: ClassifyC
 def write_report(path: Path, config: ClassifyCompare, rivals: list[Rival], found: dict, fabric) -> None:
     """Write picture, page and Markdown."""
     plot_comparison(rivals, path / "comparison.png")
-    sections = [
-        Section(
-            "Accuracy and cost", words(config, rivals, found["test"], found["pictures"]), tables(rivals, config.seeds)
-        )
-    ]
+    sections = [Section("Accuracy and cost", words(config, rivals, found["test"], found["pictures"]), tables(rivals))]
     sections[0].figures.append(
         ("Left: mean over the seeds, 95 % interval over pictures, a dot for each seed", path / "comparison.png")
     )
@@ -164,7 +160,7 @@ def words(config: ClassifyCompare, rivals: list[Rival], test: str, pictures: int
     return said
 
 
-def tables(rivals: list[Rival], seeds: list[int]) -> list[PlainTable]:
+def tables(rivals: list[Rival]) -> list[PlainTable]:
     """Return the accuracies with their cost, and the differences."""
     by_name = {rival.name: rival for rival in rivals}
     rows, differences = [], []

@@ -42,7 +42,7 @@ def test_order_of_trained_tensors_is_that_of_the_modules():
     assert keys.index("feature.temporal_conv.bias") + 1 == keys.index("head2.weight")
 
 
-def refused(tmp_path, state, message, model=None):
+def assert_refused(tmp_path, state, message, model=None):
     model = model or tiny_tamt()
     before = to_reference(model)
     before = {key: value.clone() for key, value in before.items()}
@@ -55,14 +55,16 @@ def refused(tmp_path, state, message, model=None):
 def test_what_does_not_fit_is_refused_by_name(tmp_path):
     state = to_reference(tiny_tamt())
     without = {key: value for key, value in state.items() if key != "head2.weight"}
-    refused(tmp_path, without, r"1 key is missing \(head2.weight\)")
-    refused(tmp_path, {**state, "extra": torch.zeros(1)}, r"1 fits nowhere \(extra\)")
-    refused(tmp_path, {**state, "head2.bias": torch.zeros(3)}, r"head2.bias \(3,\) instead of \(24,\)")
-    refused(tmp_path, state, "fit nowhere", model=tiny_tamt(adapt=1))
-    refused(tmp_path, state, "have another shape", model=tiny_tamt(head={"groups": 4}))
+    assert_refused(tmp_path, without, r"1 key is missing \(head2.weight\)")
+    assert_refused(tmp_path, {**state, "extra": torch.zeros(1)}, r"1 fits nowhere \(extra\)")
+    assert_refused(tmp_path, {**state, "head2.bias": torch.zeros(3)}, r"head2.bias \(3,\) instead of \(24,\)")
+    assert_refused(tmp_path, state, "fit nowhere", model=tiny_tamt(adapt=1))
+    assert_refused(tmp_path, state, "have another shape", model=tiny_tamt(head={"groups": 4}))
     bare = {key.removeprefix("feature."): value for key, value in state.items() if key.startswith("feature.")}
-    refused(tmp_path, bare, "is a source checkpoint .* load it with load_source")  # silently nothing, as released
-    refused(tmp_path, tiny_vit().state_dict(), "is a source checkpoint")
+    assert_refused(
+        tmp_path, bare, "is a source checkpoint .* load it with load_source"
+    )  # silently nothing, as released
+    assert_refused(tmp_path, tiny_vit().state_dict(), "is a source checkpoint")
 
 
 @pytest.mark.parametrize(
